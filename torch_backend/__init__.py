@@ -1,0 +1,1 @@
+"""The PyTorch fallback of jaxconv. Nothing here imports jaxconv."""
