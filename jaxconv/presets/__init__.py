@@ -1,0 +1,72 @@
+"""Known rerankers, one TOML each: what their authors run, and where each fact comes from."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jaxconv.errors import UsageError
+from jaxconv.plan import Activation, Affine, Method
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A known reranker. `refusal` is set for those that cannot be converted, with the `alternative`.
+
+    `tokens` are vocabulary pieces, false first; `token_ids` the ids they must have. A preset with ids and
+    no pieces takes the rows by id. `calibration` is folded only with `--calibrate`.
+    """
+
+    name: str
+    hub_ids: tuple[str, ...]
+    evidence: str
+    sources: tuple[str, ...]
+    architectures: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    method: Method = "from_2_way_softmax"
+    activation: Activation = "sigmoid"
+    calibration: Affine | None = None
+    template: str | None = None
+    instruction: str | None = None
+    max_length: int | None = None
+    refusal: str | None = None
+    alternative: str | None = None
+
+
+def _parse(name: str, table: dict[str, Any]) -> Preset:
+    calibration = table.pop("calibration", None)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return Preset(name=name, calibration=Affine(**calibration) if calibration else None, **values)
+
+
+@cache
+def presets() -> tuple[Preset, ...]:
+    """All presets, sorted by name, refusals last."""
+    found = []
+    for entry in files(__name__).iterdir():
+        if entry.name.endswith(".toml"):
+            found.append(_parse(entry.name.removesuffix(".toml"), tomllib.loads(entry.read_text("utf-8"))))
+    return tuple(sorted(found, key=lambda preset: (preset.refusal is not None, preset.name)))
+
+
+def get(name: str) -> Preset:
+    """The preset called `name`. Raises `UsageError` listing the known ones."""
+    for preset in presets():
+        if preset.name == name:
+            return preset
+    raise UsageError(
+        f"preset {name!r} is unknown; known: {', '.join(preset.name for preset in presets())}. "
+        "See `jaxconv presets`."
+    )
+
+
+def for_hub_id(hub_id: str) -> Preset | None:
+    """The preset that names this hub id (compared without case), or None."""
+    for preset in presets():
+        if hub_id.lower() in (known.lower() for known in preset.hub_ids):
+            return preset
+    return None
