@@ -1,0 +1,38 @@
+"""Causal-LM rerankers in, sequence classifiers that vLLM serves out; exact, in seconds, from JAX or PyTorch.
+
+    readers -> layouts -> families -> head (through a backend) -> writer -> bundle -> verify
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxconv.errors import JaxconvError
+
+if TYPE_CHECKING:
+    from jaxconv.convert import ConversionResult, convert, inspect
+    from jaxconv.live import convert_params
+    from jaxconv.scoring import load
+    from jaxconv.verify import verify
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "ConversionResult": "jaxconv.convert",
+    "convert": "jaxconv.convert",
+    "convert_params": "jaxconv.live",
+    "inspect": "jaxconv.convert",
+    "load": "jaxconv.scoring",
+    "verify": "jaxconv.verify",
+}
+
+__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")

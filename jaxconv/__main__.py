@@ -1,0 +1,7 @@
+"""`python -m jaxconv`."""
+
+import sys
+
+from jaxconv.cli import main
+
+sys.exit(main())
