@@ -1,0 +1,76 @@
+"""Stage 4: the LM-head rows that matter -> score weight and bias, through a backend.
+
+softmax([z_false, z_true])[true] = sigmoid(z_true - z_false) = sigmoid(h . (W_true - W_false)), so the
+two-way method needs one row, the difference; `no_post_processing` takes the rows themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxconv.backends import Backend
+from jaxconv.checkpoint import Array
+from jaxconv.errors import SourceError
+from jaxconv.plan import Affine, LmHead, LogitTransform, Method, Token
+
+# XLA flushes subnormal float32 to zero on some devices. Rows small enough are lifted by this power of two
+# first and lowered afterwards: multiplying by it is exact, and 2**-149 becomes a normal number.
+LIFT = 24
+LIFT_BELOW = 2.0**100
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreHead:
+    """The score head: `weight` float32 [num_labels, hidden_size], `bias` float32 [num_labels] or None if zero."""
+
+    weight: Array
+    bias: Array | None
+    rows_sha256: str  # of the source rows as stored, in token order
+
+
+def read_head_rows(lm_head: LmHead, tokens: Sequence[Token]) -> tuple[Array, Array | None]:
+    """The stored rows [len(tokens), hidden_size] and biases [len(tokens)] of the tokens.
+
+    Raises `SourceError` for NaN or infinity among them.
+    """
+    import numpy as np
+
+    ids = [token.id for token in tokens]
+    rows = lm_head.weight.read_rows(ids)
+    bias = lm_head.bias.read()[ids] if lm_head.bias is not None else None
+    for token, row in zip(tokens, rows, strict=True):
+        bad = int(np.count_nonzero(~np.isfinite(row.astype(np.float32))))
+        if bad:
+            raise SourceError(
+                f"row {token.id} ({token.text!r}) of {lm_head.weight.name} holds {bad} NaN or infinite values; "
+                "expected finite weights. The checkpoint is damaged or diverged in training."
+            )
+    return rows, bias
+
+
+def compute_head(
+    rows: Array, bias: Array | None, method: Method, transform: LogitTransform, calibration: Affine, backend: Backend
+) -> ScoreHead:
+    """The score head of stored `rows` [k, hidden_size] and `bias` [k].
+
+    Rows are upcast to float32 and combined in float32 on the backend's device; the scale of the model's
+    logits and of the calibration is multiplied in once. The bias is rounded once from float64.
+    """
+    import numpy as np
+
+    digest = hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+    rows_f32 = rows.astype(np.float32)
+    lift = LIFT if float(np.abs(rows_f32).max(initial=0.0)) < LIFT_BELOW else 0
+    lifted = [backend.put(np.ldexp(row, lift)[None]) for row in rows_f32]
+    combined = [backend.subtract(lifted[1], lifted[0])] if method == "from_2_way_softmax" else lifted
+    scale = transform.scale * calibration.scale
+    if scale != 1.0:
+        combined = [backend.multiply(row, scale) for row in combined]
+    weight = np.concatenate([np.ldexp(backend.get(row), -lift) for row in combined]).astype(np.float32)
+    biases = np.zeros(len(rows), np.float64) if bias is None else bias.astype(np.float64)
+    if method == "from_2_way_softmax":
+        biases = biases[1:] - biases[:1]
+    biases = (biases * scale + calibration.bias).astype(np.float32)
+    return ScoreHead(weight, biases if np.any(biases) else None, digest)
