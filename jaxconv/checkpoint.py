@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Array = NDArray[Any]
+Array: TypeAlias = "NDArray[Any]"
 
 # Bits per element of every dtype of the safetensors format (safetensors 0.8, `Dtype`).
 DTYPE_BITS: Mapping[str, int] = {
