@@ -1,0 +1,112 @@
+"""Atomic publication: everything is written beside the target under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxconv.errors import OutputError
+
+PROVENANCE = "jaxconv.json"  # what marks a folder as an output of ours
+
+
+def check_output(output: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
+    """Refuses an output that exists, cannot be written, or overlaps a source. Raises `OutputError`."""
+    target = output.resolve()
+    for source in (path.resolve() for path in sources):
+        if target == source:
+            raise OutputError(f"output {output} is the source itself; expected another folder. Name a new one.")
+        if target.is_relative_to(source):
+            raise OutputError(f"output {output} lies inside the source {source}; expected a folder outside it.")
+        if source.is_relative_to(target):
+            raise OutputError(f"output {output} holds the source {source}; expected a folder apart from it.")
+    if os.path.lexists(output):
+        if not output.is_dir() or output.is_symlink():
+            raise OutputError(f"output {output} is no folder; expected a new folder. Name another one.")
+        if any(output.iterdir()):
+            if not overwrite:
+                raise OutputError(f"output {output} exists and is not empty. Pass --overwrite or name another one.")
+            if not (output / PROVENANCE).is_file():
+                raise OutputError(
+                    f"output {output} has no {PROVENANCE}, so it was not made by jaxconv and --overwrite leaves it "
+                    "alone. Remove it yourself or name another one."
+                )
+    parent = _nearest_parent(target)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"output {output} cannot be made: {parent} is not a folder that can be written to.")
+
+
+def _nearest_parent(target: Path) -> Path:
+    parent = target.parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    return parent
+
+
+@contextlib.contextmanager
+def staged_output(output: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `output` when the block ends well, and vanishes when it does not.
+
+    Folders made for it are removed again on failure. A former output is replaced as a whole.
+    """
+    target = output.resolve()
+    made = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".jaxconv", dir=target.parent))
+    except OSError as error:
+        _remove_empty(made)
+        raise OutputError(f"output {output} cannot be made: {error.strerror} ({target.parent}).") from error
+    try:
+        yield stage
+        _publish(stage, target)
+    except OSError as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        _remove_empty(made)
+        raise OutputError(
+            f"writing {output} failed: {error.strerror or error}. Nothing was published; "
+            "free the space or name another folder, then run the same command."
+        ) from error
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        _remove_empty(made)
+        raise
+
+
+def _publish(stage: Path, target: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    stage.chmod(0o777 & ~mask)
+    _sync_folder(stage)
+    former = None
+    if target.exists():
+        former = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".former", dir=target.parent))
+        target.rename(former / target.name)
+    try:
+        stage.rename(target)
+    except OSError:
+        if former is not None:
+            (former / target.name).rename(target)
+            former.rmdir()
+        raise
+    _sync_folder(target.parent)
+    if former is not None:
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
