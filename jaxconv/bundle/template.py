@@ -1,0 +1,77 @@
+"""The prompt as one Jinja template that vLLM's `--chat-template` takes, and its rendering.
+
+vLLM renders it with messages of the roles "query" and "document", and once at start-up with a plain user
+message: a template must not insist. Jinja drops one final newline of a template, so one that a prompt ends
+with is written as an expression.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from jaxconv.errors import UsageError
+from jaxconv.plan import Prompt
+from jaxconv.presets import Preset
+
+# Brings what vLLM passes (messages) into the variables of a prompt.
+PREAMBLE = """\
+{%- set ns = namespace(query="", document="") -%}
+{%- for message in messages -%}
+{%- if message["role"] == "query" -%}{%- set ns.query = message["content"] -%}{%- endif -%}
+{%- if message["role"] == "document" -%}{%- set ns.document = message["content"] -%}{%- endif -%}
+{%- endfor -%}
+{%- set query = ns.query -%}
+{%- set document = ns.document -%}
+"""
+PLAIN = "{{- query -}}{{- document -}}"  # what vLLM does without a template
+
+
+def vllm_template(body: str, instruction: str | None = None) -> str:
+    """A template over `query`, `document` and `instruction` as vLLM renders it, every newline of `body` kept.
+
+    `instruction` is the default of that variable. A body that reads `messages` itself is kept as it is.
+    """
+    if "messages" in body:
+        return body
+    text = body.rstrip("\n")
+    newlines = len(body) - len(text)
+    ending = "{{ " + json.dumps("\n" * newlines) + " }}" if newlines else ""
+    default = ""
+    if instruction is not None:
+        default = "{%- set instruction = instruction | default(" + json.dumps(instruction, ensure_ascii=False) + ") -%}\n"
+    # {{- "" }} ends the trimming of the preamble, so that white space at the start of the body stays.
+    return PREAMBLE + default + '{{- "" }}' + text + ending
+
+
+def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
+    """The prompt of a preset or of a user's template text; the plain pair, marked unknown, without both."""
+    if template is not None:
+        # A file ends in a newline that Jinja, and every editor, does not count as content.
+        return Prompt(vllm_template(template.removesuffix("\n")))
+    if preset is None or preset.template is None:
+        return Prompt(vllm_template(PLAIN), known=False)
+    text = vllm_template(preset.template, preset.instruction)
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length)
+
+
+@cache
+def _environment() -> Any:
+    """Jinja as transformers and vLLM set it up for chat templates."""
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+
+def render(template: str, query: str, document: str, instruction: str | None = None) -> str:
+    """The prompt of one pair, as vLLM renders it. Raises `UsageError` for a template that Jinja rejects."""
+    from jinja2 import TemplateError
+
+    messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
+    extra = {} if instruction is None else {"instruction": instruction}
+    try:
+        return str(_environment().from_string(template).render(messages=messages, add_generation_prompt=False, **extra))
+    except TemplateError as error:
+        raise UsageError(f"the template cannot be rendered: {error}. See `jaxconv presets` for ones that can.") from None
