@@ -11,23 +11,17 @@ from typing import TYPE_CHECKING, Any
 from jaxconv.errors import JaxconvError
 
 if TYPE_CHECKING:
-    from jaxconv.convert import ConversionResult, convert, inspect
-    from jaxconv.live import convert_params
-    from jaxconv.scoring import load
-    from jaxconv.verify import verify
+    from jaxconv.conversion import ConversionResult, convert, inspect
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "ConversionResult": "jaxconv.convert",
-    "convert": "jaxconv.convert",
-    "convert_params": "jaxconv.live",
-    "inspect": "jaxconv.convert",
-    "load": "jaxconv.scoring",
-    "verify": "jaxconv.verify",
+    "ConversionResult": "jaxconv.conversion",
+    "convert": "jaxconv.conversion",
+    "inspect": "jaxconv.conversion",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load", "verify"]
+__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect"]
 
 
 def __getattr__(name: str) -> Any:

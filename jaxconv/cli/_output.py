@@ -1,9 +1,14 @@
-"""What commands print: one JSON document on stdout, or text for people."""
+"""What commands print: one JSON document on stdout, or text for people; and how they read JSON flags."""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
+
+from jaxconv.errors import UsageError
 
 
 def print_json(document: Any) -> None:
@@ -18,3 +23,30 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def json_list(flag: str, text: str | None) -> list[Any] | None:
+    """The JSON list of a flag, or None. Raises `UsageError` for anything else."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r} is no JSON ({error}); expected a list like '[\"no\",\"yes\"]'.") from None
+    if not isinstance(value, list):
+        raise UsageError(f"{flag} {text!r} is a JSON {type(value).__name__}; expected a list like '[\"no\",\"yes\"]'.")
+    return value
+
+
+def progress_line(quiet: bool) -> Callable[[int, int], None] | None:
+    """A progress line on stderr with bytes and rate, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        return None
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        rate = done / max(time.monotonic() - started, 1e-3)
+        text = f"\r{done * 100 // max(total, 1):3d}%  {human_bytes(done)} of {human_bytes(total)}  {human_bytes(rate)}/s "
+        print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
+
+    return show

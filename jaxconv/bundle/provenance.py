@@ -1,0 +1,46 @@
+"""jaxconv.json: what an output was made from, and how. No timestamps: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jaxconv
+from jaxconv.head import ScoreHead
+from jaxconv.plan import Plan
+
+FILE = "jaxconv.json"
+
+
+def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
+    """The record of a conversion. Tokens are false first, true second."""
+    return {
+        "jaxconv": jaxconv.__version__,
+        "source": plan.source.hub_id or Path(str(plan.source.weights)).name,
+        "revision": plan.source.revision,
+        "format": plan.format,
+        "layout": plan.layout,
+        "model_type": plan.family.model_type,
+        "architecture": plan.family.target_architecture,
+        "method": plan.method,
+        "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
+        "logit_transform": transform_json(plan),
+        "calibration": {"scale": plan.calibration.scale, "bias": plan.calibration.bias},
+        "activation": plan.activation,
+        "preset": plan.preset,
+        "dtype": plan.dtype,
+        "head": {"sha256": head.rows_sha256, "num_labels": plan.num_labels},
+        "warnings": list(plan.warnings),
+    }
+
+
+def transform_json(plan: Plan) -> dict[str, Any]:
+    """The logit transform as JSON."""
+    return {"scale": plan.transform.scale, "bias": plan.transform.bias, "softcap": plan.transform.softcap}
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""`jaxconv convert SOURCE OUTPUT`."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import typer
+
+from jaxconv.cli._output import human_bytes, json_list, print_json, progress_line
+from jaxconv.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("convert")(convert)
+
+
+def convert(
+    source: Optional[str] = typer.Argument(None, help="Folder, hub id or URI of the causal LM."),
+    output: Optional[str] = typer.Argument(None, help="Folder to make."),
+    model_name: Optional[str] = typer.Option(None, "--model_name", "--model-name", help="SOURCE, as in vLLM's script."),
+    path: Optional[str] = typer.Option(None, "--path", help="OUTPUT, as in vLLM's script."),
+    preset: Optional[str] = typer.Option(None, help="A known reranker, see `jaxconv presets`."),
+    method: Optional[str] = typer.Option(None, help="from_2_way_softmax or no_post_processing."),
+    classifier_from_tokens: Optional[str] = typer.Option(
+        None, "--classifier-from-tokens", "--classifier_from_tokens", help='JSON, false first: \'["no","yes"]\'.'
+    ),
+    token_ids: Optional[str] = typer.Option(None, help="JSON list of ids instead, false first."),
+    use_sep_token: bool = typer.Option(False, "--use-sep-token", "--use-pad-token", help="Write these keys true."),
+    backend: str = typer.Option("auto", help="auto, jax, torch or numpy."),
+    device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
+    base: Optional[str] = typer.Option(None, help="Config and tokenizer for sources of weights only."),
+    layout: Optional[str] = typer.Option(None, help="Overrides the detected layout."),
+    step: Optional[int] = typer.Option(None, help="Step of a checkpoint manager's root; default the newest."),
+    dtype: Optional[str] = typer.Option(None, help="Cast the backbone: float32, bfloat16 or float16."),
+    template: Optional[str] = typer.Option(None, help="Jinja file of the prompt: query, document, instruction."),
+    activation: str = typer.Option("auto", help="auto, sigmoid or identity."),
+    calibrate: bool = typer.Option(False, "--calibrate", help="Fold the preset's calibration into the head."),
+    scale: float = typer.Option(1.0, help="score = scale x logit + bias."),
+    bias: float = typer.Option(0.0, help="score = scale x logit + bias."),
+    copy_mode: str = typer.Option("copy", help="copy, link or reflink untouched shards."),
+    max_shard_size: str = typer.Option("5GB", help="For sources that must be rewritten."),
+    allow_approximate: bool = typer.Option(False, "--allow-approximate", help="Let pass what keeps only the order."),
+    hash: bool = typer.Option(False, "--hash", help="Record the sha256 of every weight file."),
+    revision: Optional[str] = typer.Option(None, help="Branch, tag or commit on the hub."),
+    token: Optional[str] = typer.Option(None, help="Hub token."),
+    offline: bool = typer.Option(False, "--offline", help="Use only the hub's cache."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a former output."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Plan and compute the head, write nothing."),
+    json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
+    quiet: bool = typer.Option(False, "--quiet", help="No summary, no progress."),
+) -> None:
+    """Turn a causal-LM reranker into a sequence classifier."""
+    import jaxconv
+
+    result = jaxconv.convert(
+        _one("SOURCE", source, "--model_name", model_name),
+        _one("OUTPUT", output, "--path", path),
+        preset=preset,
+        method=method,
+        classifier_from_tokens=json_list("--classifier-from-tokens", classifier_from_tokens),
+        token_ids=json_list("--token-ids", token_ids),
+        use_sep_token=use_sep_token,
+        backend=backend,
+        device=device,
+        base=base,
+        layout=layout,
+        step=step,
+        dtype=dtype,
+        template=template,
+        activation=activation,
+        calibrate=calibrate,
+        scale=scale,
+        bias=bias,
+        copy_mode=copy_mode,
+        max_shard_size=max_shard_size,
+        allow_approximate=allow_approximate,
+        hash=hash,
+        revision=revision,
+        token=token,
+        offline=offline,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=progress_line(quiet or json),
+    )
+    if json:
+        print_json(result.to_json())
+    elif not quiet:
+        print(summary(result))
+
+
+def _one(word: str, value: str | None, flag: str, alias: str | None) -> str:
+    if (value is None) == (alias is None):
+        raise UsageError(f"{word} was given {'twice' if value else 'not at all'}; expected it once, or {flag}.")
+    return value or alias or ""
+
+
+def summary(result: Any) -> str:
+    """What was done, for people."""
+    plan = result.plan
+    tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
+    order = " (false first, true second)" if len(plan.tokens) == 2 else ""
+    lines = [
+        f"{plan.family.architecture} -> {plan.family.target_architecture}  [{plan.format}, layout {plan.layout}]",
+        f"tokens      {tokens}{order}, {plan.method}" + (f", preset {plan.preset} by {plan.preset_origin}" if plan.preset else ""),
+        f"head        F32 [{plan.num_labels}, {plan.hidden_size}] from {plan.lm_head.weight.name} by {result.backend} on {result.device}",
+        f"activation  {plan.activation}, score = {plan.calibration.scale:g} x logit {plan.calibration.bias:+g}",
+        "files       " + ", ".join(f"{name} ({how})" for name, how in result.files.items()),
+        f"size        {human_bytes(result.nbytes)} in {result.seconds:.2f} s",
+    ]
+    if result.pad_token is not None and result.pad_token.added:
+        lines.append(f"pad token   {result.pad_token.text!r} ({result.pad_token.id}) added: the tokenizer had none")
+    lines += [f"warning     {warning}" for warning in plan.warnings]
+    if result.output is not None:
+        serve = f"vllm serve {result.output} --runner pooling --chat-template {result.output}/score_template.jinja"
+        lines.append(f"serve       {serve}")
+    return "\n".join(lines)

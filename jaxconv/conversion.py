@@ -1,0 +1,202 @@
+"""The one file that knows all stages: source -> plan -> head -> files -> bundle -> published output."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxconv.backends import get_backend
+from jaxconv.bundle import write_bundle
+from jaxconv.bundle.provenance import file_sha256, provenance
+from jaxconv.bundle.tokenizer import PadToken, find_pad_token
+from jaxconv.bundle.template import render
+from jaxconv.checkpoint import Array, TensorRef
+from jaxconv.errors import JaxconvError, RefusedError, SourceError, UsageError
+from jaxconv.head import ScoreHead, compute_head, read_head_rows
+from jaxconv.plan import Plan
+from jaxconv.planning import Options, describe, make_plan, read_template
+from jaxconv.sources import max_shard_bytes, resolve
+from jaxconv.tokens import Vocabulary
+from jaxconv.writer import OutputFile, index_json, plan_files, staged_output, write_file
+from jaxconv.writer.publish import check_output
+
+COPY_MODES = ("copy", "link", "reflink")
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """What a conversion did. `output` is None after a dry run."""
+
+    output: Path | None
+    plan: Plan
+    backend: str
+    device: str
+    files: dict[str, str]  # file -> link, reflink, copy or write
+    nbytes: int
+    seconds: float
+    pad_token: PadToken | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `jaxconv convert --json` prints it."""
+        return {
+            **describe(self.plan),
+            "output": str(self.output) if self.output else None,
+            "backend": self.backend,
+            "device": self.device,
+            "num_labels": self.plan.num_labels,
+            "activation": self.plan.activation,
+            "files": self.files,
+            "output_bytes": self.nbytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    base: str | Path | None = None,
+    template: str | Path | None = None,
+    copy_mode: str = "copy",
+    max_shard_size: str = "5GB",
+    hash: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ConversionResult:
+    """Converts a causal-LM reranker into the classifier directory `output`.
+
+    `options` are the fields of `planning.Options` (preset, method, classifier_from_tokens, token_ids, ...).
+    Raises a `JaxconvError`; then nothing is left at `output`.
+    """
+    started = time.monotonic()
+    if copy_mode not in COPY_MODES:
+        raise UsageError(f"--copy-mode {copy_mode!r} is unknown; expected one of: {', '.join(COPY_MODES)}.")
+    shard_bytes = max_shard_bytes(max_shard_size)
+    found = resolve(source, base=base, revision=revision, token=token, offline=offline)
+    target = Path(output).expanduser()
+    folders = tuple(path for path in (found.weights, found.assets) if isinstance(path, Path))
+    check_output(target, folders, overwrite)
+    arithmetic = get_backend(backend, device)
+    plan = make_plan(found, Options(template=read_template(template), **options))
+    head = compute_head(
+        *read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic
+    )
+    files = plan_files(
+        plan.checkpoint,
+        tuple(plan.checkpoint.tensors),
+        score_tensors(head),
+        dtype=plan.dtype,
+        keep_files=copy_mode != "copy",
+        max_shard_bytes=shard_bytes,
+    )
+    pad = _pad_token(plan)
+    done: dict[str, str] = {}
+    if not dry_run:
+        with staged_output(target) as stage:
+            done = _write(files, stage, copy_mode, progress)
+            record = provenance(plan, head)
+            if hash:
+                record["sha256"] = {name: file_sha256(stage / name) for name in sorted(done)}
+            write_bundle(plan, stage, record, pad)
+    return ConversionResult(
+        output=None if dry_run else target,
+        plan=plan,
+        backend=arithmetic.name,
+        device=arithmetic.device,
+        files=done or {file.name: "planned" for file in files},
+        nbytes=sum(file.nbytes for file in files),
+        seconds=time.monotonic() - started,
+        pad_token=pad,
+    )
+
+
+def _write(files: tuple[OutputFile, ...], stage: Path, copy_mode: str, progress: Progress | None) -> dict[str, str]:
+    total, count = sum(file.nbytes for file in files), 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal count
+        count += nbytes
+        if progress is not None:
+            progress(count, total)
+
+    done = {file.name: write_file(file, stage, copy_mode, advance) for file in files}
+    index = index_json(files)
+    if index is not None:
+        (stage / index[0]).write_text(index[1], encoding="utf-8")
+    return done
+
+
+def _pad_token(plan: Plan) -> PadToken | None:
+    vocabulary = Vocabulary(plan.source.assets)
+    prompt = render(plan.prompt.template, "query", "document", plan.prompt.instruction)
+    encoded = vocabulary.encode(prompt) if plan.prompt.known else []
+    return find_pad_token(plan.source.assets, vocabulary, encoded[-1].id if encoded else None)
+
+
+def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
+    """`score.weight` F32 [num_labels, hidden_size] and, where it is not zero, `score.bias` F32 [num_labels]."""
+
+    def held(name: str, array: Array) -> TensorRef:
+        return TensorRef(name, "F32", array.shape, lambda: array, lambda ids: array[list(ids)])
+
+    bias = () if head.bias is None else (held("score.bias", head.bias),)
+    return (held("score.weight", head.weight), *bias)
+
+
+def inspect(
+    source: str | Path,
+    *,
+    base: str | Path | None = None,
+    template: str | Path | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """What a source is and what `convert` would do, as a JSON-ready dict; a refusal is an entry, not an error.
+
+    Raises `SourceError` and `UsageError` for a source that is not there or a call that is wrong.
+    """
+    found = resolve(source, base=base, revision=revision, token=token, offline=offline)
+    chosen = Options(template=read_template(template), **options)
+    try:
+        return describe(make_plan(found, chosen))
+    except (UsageError, SourceError):
+        raise
+    except JaxconvError as error:
+        return _refused(source, found.assets, str(error), isinstance(error, RefusedError))
+
+
+def _refused(source: str | Path, assets: Path, reason: str, _final: bool) -> dict[str, Any]:
+    """The keys of `describe` with what can be said of a source that is refused."""
+    from jaxconv.bundle.config import read_json
+
+    with contextlib.suppress(SourceError):
+        config = read_json(assets / "config.json", "the model's configuration")
+        empty = dict.fromkeys(
+            ("format", "layout", "target_architecture", "num_parameters", "bytes", "dtype", "lm_head", "preset", "method")
+        )
+        return {
+            "source": str(source),
+            **empty,
+            "model_type": config.get("model_type"),
+            "architecture": (config.get("architectures") or [None])[0],
+            "tokens": [],
+            "logit_transform": None,
+            "convertible": False,
+            "refusals": [reason],
+            "warnings": [],
+        }
+    raise SourceError(reason)

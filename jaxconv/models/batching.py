@@ -1,0 +1,52 @@
+"""Sequences -> padded batches of few different shapes. Pure, imports no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOKENS = 4096  # tokens in a batch, padding included
+ROWS = 32  # sequences in a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`ids` and `mask` [B, T] int32, padded on the right; `rows` says which sequences the first rows are."""
+
+    rows: tuple[int, ...]
+    ids: NDArray[Any]
+    mask: NDArray[Any]
+
+
+def bucket(length: int) -> int:
+    """The padded length of a sequence: powers of two and the middles between them, from 16."""
+    size = 16
+    while size < length:
+        if size * 3 // 2 >= length:
+            return size * 3 // 2
+        size *= 2
+    return size
+
+
+def batches(sequences: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    """All sequences in batches of one bucket each, short ones first."""
+    import numpy as np
+
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    for length, group in groupby(order, key=lambda row: bucket(len(sequences[row]))):
+        members = list(group)
+        size = max(1, min(ROWS, TOKENS // length))
+        for start in range(0, len(members), size):
+            rows = members[start : start + size]
+            height = min(size, 1 << (len(rows) - 1).bit_length())
+            ids, mask = np.zeros((height, length), np.int32), np.zeros((height, length), np.int32)
+            mask[len(rows) :, 0] = 1  # rows that only fill the shape
+            for i, row in enumerate(rows):
+                ids[i, : len(sequences[row])] = sequences[row]
+                mask[i, : len(sequences[row])] = 1
+            yield Batch(tuple(rows), ids, mask)

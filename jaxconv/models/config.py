@@ -1,0 +1,223 @@
+"""A Hugging Face config -> the frozen description that the decoder is built from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxconv.errors import SourceError, UsageError
+
+SUPPORTED = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "qwen3_moe", "mixtral",
+)  # fmt: skip
+GEMMAS = ("gemma", "gemma2", "gemma3_text")
+WINDOWED_BY_FLAG = ("qwen2", "qwen3", "qwen3_moe")  # a sliding_window without use_sliding_window has no effect
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+DEFAULT_THETA: Mapping[str, float] = {"mixtral": 1e6}
+DEFAULT_EPS: Mapping[str, float] = {"phi3": 1e-5, "mixtral": 1e-5}
+DEFAULT_HEAD_DIM: Mapping[str, int] = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+NO_WINDOW = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding of a layer kind; `options` holds the scaling's own numbers."""
+
+    kind: str
+    theta: float
+    dim: int
+    max_positions: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """Mixture of experts: how many, how many a token takes, whether their weights are made to sum to one."""
+
+    num_experts: int
+    top_k: int
+    normalise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Everything that decides the arithmetic of a decoder. Per-layer facts are tuples of length `num_layers`."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    activation: str
+    scale: float
+    windows: tuple[int, ...]
+    rope_of_layer: tuple[int, ...]
+    ropes: tuple[Rope, ...]
+    moe_layers: tuple[bool, ...]
+    moe: Moe | None = None
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    gemma: bool = False
+    four_norms: bool = False
+    fused: bool = False
+    softcap: float | None = None
+
+
+def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
+    """Reads a config.json, in the spelling of transformers 4 or 5.
+
+    Raises `UsageError` for a family or option that this decoder does not run (the torch backend may), and
+    `SourceError` when a number that it needs is absent.
+    """
+    kind = str(config.get("model_type"))
+    if isinstance(config.get("text_config"), Mapping):
+        return decoder_config(config["text_config"])
+    if kind not in SUPPORTED:
+        raise _unsupported(f"model_type {kind!r}", ", ".join(SUPPORTED))
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        raise _unsupported("bidirectional attention", "causal attention")
+    layers, heads = _integer(config, "num_hidden_layers"), _integer(config, "num_attention_heads")
+    hidden = _integer(config, "hidden_size")
+    head_dim = config.get("head_dim") or DEFAULT_HEAD_DIM.get(kind) or hidden // heads
+    layer_types = _layer_types(kind, config, layers)
+    ropes, rope_of_layer = _ropes(kind, config, head_dim, layer_types)
+    moe = _moe(kind, config)
+    bias = bool(config.get("attention_bias", False))
+    return DecoderConfig(
+        model_type=kind,
+        vocab_size=_integer(config, "vocab_size"),
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
+        eps=config.get("rms_norm_eps", DEFAULT_EPS.get(kind, 1e-6)),
+        activation=_activation(kind, config),
+        scale=(config.get("query_pre_attn_scalar", 256) if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
+        windows=tuple(_window(config, layer) for layer in layer_types),
+        rope_of_layer=rope_of_layer,
+        ropes=ropes,
+        moe_layers=_moe_layers(kind, config, layers),
+        moe=moe,
+        attention_bias=kind == "qwen2" or (bias and kind not in ("mistral", "mixtral", "phi3")),
+        output_bias=bias and kind not in ("qwen2", "mistral", "mixtral", "phi3"),
+        mlp_bias=kind == "llama" and bool(config.get("mlp_bias", False)),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text"),
+        gemma=kind in GEMMAS,
+        four_norms=kind in ("gemma2", "gemma3_text"),
+        fused=kind == "phi3",
+        softcap=config.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None)
+        if kind in ("gemma2", "gemma3_text")
+        else None,
+    )
+
+
+def _unsupported(found: str, expected: str) -> UsageError:
+    return UsageError(f"The JAX model does not run {found}; expected {expected}. Use --backend torch.")
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise SourceError(f"config.json has {key} = {value!r}; expected a positive whole number.")
+    return value
+
+
+def _activation(kind: str, config: Mapping[str, Any]) -> str:
+    if kind in GEMMAS:  # the first Gemma's "hidden_act": "gelu" was a mistake that loaders correct
+        name = config.get("hidden_activation") or "gelu_pytorch_tanh"
+    else:
+        name = config.get("hidden_act") or "silu"
+    if name not in ACTIVATIONS:
+        raise _unsupported(f"the activation {name!r}", ", ".join(ACTIVATIONS))
+    return str(name)
+
+
+def _layer_types(kind: str, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    """ "sliding_attention" or "full_attention" for each layer."""
+    given = config.get("layer_types")
+    sliding, full = "sliding_attention", "full_attention"
+    if kind in WINDOWED_BY_FLAG and not config.get("use_sliding_window"):
+        return (full,) * layers
+    if given is not None and kind not in ("qwen3_moe", "llama", "gemma", "mixtral", "phi3"):
+        if len(given) != layers or not set(given) <= {sliding, full}:
+            raise _unsupported(f"layer_types {sorted(set(given))} for {layers} layers", f"{sliding}, {full}")
+        return tuple(given)
+    if kind in ("qwen2", "qwen3"):
+        first = config.get("max_window_layers", 28)
+        return tuple(sliding if i >= first else full for i in range(layers))
+    if kind in ("gemma2", "gemma3_text"):
+        every = 2 if kind == "gemma2" else config.get("sliding_window_pattern", 6)
+        return tuple(sliding if (i + 1) % every else full for i in range(layers))
+    return (sliding if kind in ("mistral", "mixtral", "phi3", "qwen3_moe") else full,) * layers
+
+
+def _window(config: Mapping[str, Any], layer_type: str) -> int:
+    default = 4096 if config.get("model_type") not in ("mixtral", "phi3") else None
+    window = config.get("sliding_window", default) if layer_type == "sliding_attention" else None
+    return NO_WINDOW if window is None else int(window)
+
+
+def _moe(kind: str, config: Mapping[str, Any]) -> Moe | None:
+    if kind == "mixtral":
+        experts = config.get("num_local_experts", config.get("num_experts", 8))
+        return Moe(experts, config.get("num_experts_per_tok", 2), True)
+    if kind == "qwen3_moe":
+        experts = config.get("num_experts", config.get("num_local_experts", 128))
+        return Moe(experts, config.get("num_experts_per_tok", 8), bool(config.get("norm_topk_prob", False)))
+    return None
+
+
+def _moe_layers(kind: str, config: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
+    if kind == "qwen3_moe":
+        dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
+        return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
+    return (kind == "mixtral",) * layers
+
+
+def _ropes(
+    kind: str, config: Mapping[str, Any], head_dim: int, layer_types: tuple[str, ...]
+) -> tuple[tuple[Rope, ...], tuple[int, ...]]:
+    """The different ropes, and which one each layer uses."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if kind != "gemma3_text":
+        return (_rope(kind, config, parameters, head_dim, None),), (0,) * len(layer_types)
+    nested = "full_attention" in parameters or "sliding_attention" in parameters
+    full = (parameters.get("full_attention") or {}) if nested else parameters
+    local = (parameters.get("sliding_attention") or {}) if nested else {}
+    ropes = (
+        _rope(kind, config, full, head_dim, config.get("rope_theta", 1e6)),
+        _rope(kind, config, local, head_dim, config.get("rope_local_base_freq", 1e4)),
+    )
+    return ropes, tuple(int(layer == "sliding_attention") for layer in layer_types)
+
+
+def _rope(
+    kind: str, config: Mapping[str, Any], parameters: Mapping[str, Any], head_dim: int, theta: float | None
+) -> Rope:
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    rope_type = "longrope" if rope_type == "su" else rope_type
+    if rope_type not in ROPE_TYPES:
+        raise _unsupported(f"rope type {rope_type!r}", ", ".join(ROPE_TYPES))
+    if theta is None:
+        theta = config.get("rope_theta", DEFAULT_THETA.get(kind, 1e4))
+    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    max_positions = config.get("max_position_embeddings", 4096)
+    options = {key: value for key, value in parameters.items() if value is not None}
+    original = config.get("original_max_position_embeddings") or options.get("original_max_position_embeddings")
+    options["original_max_position_embeddings"] = original or max_positions
+    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return Rope(
+        kind=rope_type,
+        theta=float(parameters.get("rope_theta") or theta),
+        dim=int(head_dim * partial),
+        max_positions=max_positions,
+        options=tuple(sorted(frozen.items())),
+    )

@@ -1,0 +1,209 @@
+"""The decoder: one NNX layer whose arrays carry a leading layer axis, run with a scan over runs of equal layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from numpy.typing import NDArray
+
+from jaxconv.models.batching import batches
+from jaxconv.models.config import DecoderConfig
+from jaxconv.models.rope import cos_sin, rotate
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
+Arrays = Mapping[str, jax.Array]
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, config: DecoderConfig) -> jax.Array:
+    """RMS norm over the last axis, computed in float32; Gemma stores weight - 1 and scales before rounding."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.eps)
+    if config.gemma:
+        return (normed * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+    return weight * normed.astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """One kind of decoder layer. Its parameters are named as in the checkpoint, dots written as underscores."""
+
+    def __init__(self, config: DecoderConfig, moe: bool, arrays: Arrays) -> None:
+        self.config = config
+        self.moe = moe
+        self.weights = nnx.Dict({name: nnx.Param(array) for name, array in arrays.items()})
+
+    def __call__(
+        self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array
+    ) -> jax.Array:
+        """The layer's output [B, T, D]."""
+        attended = self._attention(self._norm(x_BTD, "input_layernorm"), mask_BTS, cos_BTF, sin_BTF)
+        if self.config.four_norms:
+            x_BTD = x_BTD + self._norm(attended, "post_attention_layernorm")
+            h_BTD = self._mlp(self._norm(x_BTD, "pre_feedforward_layernorm"))
+            return x_BTD + self._norm(h_BTD, "post_feedforward_layernorm")
+        x_BTD = x_BTD + attended
+        return x_BTD + self._mlp(self._norm(x_BTD, "post_attention_layernorm"))
+
+    def _weight(self, name: str) -> jax.Array:
+        array: jax.Array = self.weights[name][...]
+        return array
+
+    def _norm(self, x: jax.Array, name: str) -> jax.Array:
+        return rms_norm(x, self._weight(name), self.config)
+
+    def _linear(self, x: jax.Array, name: str) -> jax.Array:
+        y = jnp.einsum("...D,FD->...F", x, self._weight(name))
+        return y + self._weight(f"{name}_bias") if f"{name}_bias" in self.weights else y
+
+    def _attention(
+        self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array
+    ) -> jax.Array:
+        config = self.config
+        B, T, _ = x_BTD.shape
+        q_BTNH = self._linear(x_BTD, "q_proj").reshape(B, T, config.num_heads, config.head_dim)
+        k_BSKH = self._linear(x_BTD, "k_proj").reshape(B, T, config.num_kv_heads, config.head_dim)
+        v_BSKH = self._linear(x_BTD, "v_proj").reshape(B, T, config.num_kv_heads, config.head_dim)
+        if config.qk_norm:
+            q_BTNH, k_BSKH = self._norm(q_BTNH, "q_norm"), self._norm(k_BSKH, "k_norm")
+        q_BTNH, k_BSKH = rotate(q_BTNH, cos_BTF, sin_BTF), rotate(k_BSKH, cos_BTF, sin_BTF)
+        if config.softcap is None:
+            out_BTNH = jax.nn.dot_product_attention(
+                q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None], scale=config.scale
+            )
+        else:
+            out_BTNH = _softcapped_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, config.scale, config.softcap)
+        return self._linear(out_BTNH.reshape(B, T, -1), "o_proj")
+
+    def _mlp(self, x_BTD: jax.Array) -> jax.Array:
+        activation = ACTIVATIONS[self.config.activation]
+        if self.moe:
+            return self._experts(x_BTD)
+        h_BTF = activation(self._linear(x_BTD, "gate_proj")) * self._linear(x_BTD, "up_proj")
+        return self._linear(h_BTF, "down_proj")
+
+    def _experts(self, x_BTD: jax.Array) -> jax.Array:
+        """Each token through its top experts: tokens sorted by expert, one ragged product per projection."""
+        moe = self.config.moe
+        assert moe is not None
+        x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        probabilities_XE = jax.nn.softmax(self._linear(x_XD, "router").astype(jnp.float32), axis=-1)
+        share_Xk, expert_Xk = jax.lax.top_k(probabilities_XE, moe.top_k)
+        if moe.normalise:
+            share_Xk = share_Xk / share_Xk.sum(axis=-1, keepdims=True)
+        order = jnp.argsort(expert_Xk.reshape(-1))
+        sizes_E = jnp.bincount(expert_Xk.reshape(-1), length=moe.num_experts)
+        sorted_YD = x_XD[order // moe.top_k]
+        gate = jax.lax.ragged_dot(sorted_YD, self._weight("experts_gate"), sizes_E)
+        up = jax.lax.ragged_dot(sorted_YD, self._weight("experts_up"), sizes_E)
+        out_YD = jax.lax.ragged_dot(
+            ACTIVATIONS[self.config.activation](gate) * up, self._weight("experts_down"), sizes_E
+        )
+        weighted_YD = out_YD * share_Xk.reshape(-1)[order, None].astype(out_YD.dtype)
+        return jnp.zeros_like(x_XD).at[order // moe.top_k].add(weighted_YD).reshape(x_BTD.shape)
+
+
+def _softcapped_attention(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, scale: float, softcap: float
+) -> jax.Array:
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    logits = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH) * scale
+    logits = (jnp.tanh(logits / softcap) * softcap).astype(jnp.float32)
+    logits = jnp.where(mask_BTS[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    shares = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", shares, v_BSKH).reshape(B, T, N, H)
+
+
+class Decoder(nnx.Module):
+    """A causal decoder up to its final norm. Build it with `jaxconv.models.loading.load_decoder`."""
+
+    def __init__(
+        self, config: DecoderConfig, embedding_VD: jax.Array, norm_D: jax.Array, runs: list[Layer], mesh: Any = None
+    ) -> None:
+        self.config = config
+        self.embedding = nnx.Param(embedding_VD)
+        self.norm = nnx.Param(norm_D)
+        self.runs = nnx.List(runs)
+        self.mesh = mesh
+
+    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+        """Final hidden states [B, T, D] in the weights' dtype. Padding, where the mask is 0, may lie on either side."""
+        config = self.config
+        mask_BT = mask_BT.astype(bool)
+        x_BTD = self.embedding[...][ids_BT]
+        if config.gemma:
+            x_BTD = x_BTD * jnp.asarray(config.hidden_size**0.5, x_BTD.dtype)
+        length_B = mask_BT.sum(axis=1)
+        positions_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+        tables = [cos_sin(rope, positions_BT, length_B) for rope in config.ropes]
+        cos_RBTF, sin_RBTF = (jnp.stack(kind) for kind in zip(*tables, strict=True))
+        steps = jnp.arange(ids_BT.shape[1])
+        distance_TS = steps[:, None] - steps[None, :]
+        causal_BTS = (distance_TS >= 0) & mask_BT[:, None, :]
+        start = 0
+        for run in self.runs:
+            graph, state = nnx.split(run)
+            stop = start + jax.tree.leaves(state)[0].shape[0]
+            per_layer = (
+                state,
+                jnp.asarray(config.windows[start:stop], jnp.int32),
+                jnp.asarray(config.rope_of_layer[start:stop], jnp.int32),
+            )
+
+            def step(x: jax.Array, layer: Any, graph: Any = graph) -> tuple[jax.Array, None]:
+                weights, window, rope = layer
+                mask_BTS = causal_BTS & (distance_TS < window)
+                return nnx.merge(graph, weights)(x, mask_BTS, cos_RBTF[rope], sin_RBTF[rope]), None
+
+            x_BTD, _ = jax.lax.scan(step, x_BTD, per_layer)
+            start = stop
+        return rms_norm(x_BTD, self.norm[...], config)
+
+    def last(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+        """Hidden state of each sequence's last real token [B, D] in float32: what vLLM pools."""
+        x_BTD = self(ids_BT, mask_BT)
+        steps = jnp.arange(ids_BT.shape[1])
+        last_B = jnp.max(jnp.where(mask_BT.astype(bool), steps, 0), axis=1)
+        return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+
+    def hidden_last(self, token_ids: list[list[int]]) -> NDArray[np.float32]:
+        """Final hidden states [B, D] float32 at the last token of each sequence, in the order given.
+
+        Sequences of different lengths are bucketed, padded on the right and compiled once per shape.
+        """
+        graph, state = nnx.split(self)
+        result = np.zeros((len(token_ids), self.config.hidden_size), np.float32)
+        for batch in batches(token_ids):
+            hidden = last_hidden(graph, state, self.place(batch.ids), self.place(batch.mask))
+            result[list(batch.rows)] = np.asarray(hidden)[: len(batch.rows)]
+        return result
+
+    def place(self, array: NDArray[Any]) -> jax.Array:
+        """A host array on the devices that hold the weights, whole on each."""
+        if self.mesh is not None:
+            return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec()))
+        return jax.device_put(array, next(iter(self.norm[...].devices())))
+
+
+def precision(dtype: Any) -> str:
+    """float32 means float32 (a GPU or TPU would otherwise round its inputs); lower dtypes take the device's own."""
+    return "highest" if dtype == jnp.float32 else "default"
+
+
+@partial(jax.jit, static_argnums=0)
+def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Compiled `Decoder.last` of a split decoder."""
+    decoder = nnx.merge(graph, state)
+    with jax.default_matmul_precision(precision(decoder.norm[...].dtype)):
+        return decoder.last(ids_BT, mask_BT)

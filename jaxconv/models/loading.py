@@ -1,0 +1,225 @@
+"""Tensor references -> a decoder on one device, or sharded over a mesh, each device reading only its part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.errors import SourceError
+from jaxconv.models.config import DecoderConfig, decoder_config
+from jaxconv.models.decoder import Decoder, Layer
+
+EMBEDDING = "embed_tokens.weight"
+Index = tuple[slice, ...]
+
+# Parameter of a layer -> (name in the checkpoint, axis to shard counted in the tensor itself, None: whole).
+ATTENTION = {
+    "q_proj": ("self_attn.q_proj.weight", 0), "k_proj": ("self_attn.k_proj.weight", 0),
+    "v_proj": ("self_attn.v_proj.weight", 0), "o_proj": ("self_attn.o_proj.weight", 1),
+}  # fmt: skip
+MLP = {
+    "gate_proj": ("mlp.gate_proj.weight", 0), "up_proj": ("mlp.up_proj.weight", 0),
+    "down_proj": ("mlp.down_proj.weight", 1),
+}  # fmt: skip
+# Block of experts and its projections: model_type -> (router, gate, up, down).
+EXPERTS = {
+    "mixtral": ("block_sparse_moe.gate.weight", "block_sparse_moe.experts.{}.w1.weight",
+                "block_sparse_moe.experts.{}.w3.weight", "block_sparse_moe.experts.{}.w2.weight"),
+    "qwen3_moe": ("mlp.gate.weight", "mlp.experts.{}.gate_proj.weight",
+                  "mlp.experts.{}.up_proj.weight", "mlp.experts.{}.down_proj.weight"),
+}  # fmt: skip
+
+
+def load_decoder(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    device: jax.Device | None = None,
+) -> Decoder:
+    """The backbone of a causal LM or classifier whose tensors have Hugging Face names.
+
+    `config` is its config.json; every floating tensor is cast to `dtype`. With `mesh` the projections are split
+    over the mesh's last axis. `decoder.hidden_last(token_ids)` then gives float32 hidden states [B, D].
+    Raises `UsageError` for a family that the JAX model lacks, `SourceError` for missing or misshaped tensors.
+    """
+    described = decoder_config(config)
+    return _Loader(checkpoint, described, jnp.dtype(dtype), mesh, device).decoder()
+
+
+def read_slice(ref: TensorRef, index: Index) -> Array:
+    """Part of a tensor; of a local file only the pages that the part lies in are read."""
+    if ref.extent is None:
+        return ref.read()[index]
+    stored = np.memmap(ref.extent.path, numpy_dtype(ref.dtype), "r", ref.extent.offset, ref.shape)
+    return np.asarray(stored[index])
+
+
+class _Loader:
+    def __init__(
+        self, checkpoint: Checkpoint, config: DecoderConfig, dtype: Any, mesh: Any, device: jax.Device | None
+    ) -> None:
+        self.tensors, self.where, self.config = checkpoint.tensors, checkpoint.path, config
+        self.dtype, self.mesh = dtype, mesh
+        self.device = device or jax.devices()[0]
+        found = [name for name in self.tensors if name == EMBEDDING or name.endswith(f".{EMBEDDING}")]
+        if len(found) != 1:
+            raise SourceError(f"{self.where} holds {found or 'no'} token embeddings; expected one *.{EMBEDDING}.")
+        self.prefix = found[0].removesuffix(EMBEDDING)
+
+    def decoder(self) -> Decoder:
+        config = self.config
+        kinds = groupby(range(config.num_layers), key=lambda layer: config.moe_layers[layer])
+        runs = [Layer(config, moe, self._run(list(layers), moe)) for moe, layers in kinds]
+        shape = (config.vocab_size, config.hidden_size)
+        embedding = self._one(EMBEDDING, shape)
+        return Decoder(config, embedding, self._one("norm.weight", shape[1:]), runs, self.mesh)
+
+    def ref(self, name: str, shape: tuple[int, ...]) -> TensorRef:
+        ref = self.tensors.get(self.prefix + name)
+        if ref is None:
+            raise SourceError(f"{self.where} has no tensor {self.prefix + name}; config.json asks for it.")
+        # A padded vocabulary has more rows than config.json says; nothing else may differ.
+        if ref.shape != shape and not (name == EMBEDDING and ref.shape[1:] == shape[1:]):
+            raise SourceError(f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}.")
+        return ref
+
+    def _place(
+        self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]
+    ) -> jax.Array:
+        def cast(index: Index | None) -> Array:
+            return np.ascontiguousarray(read(index or (slice(None),) * len(shape))).astype(self.dtype, copy=False)
+
+        if self.mesh is None:
+            return jax.make_array_from_callback(shape, SingleDeviceSharding(self.device), cast)
+        name = self.mesh.axis_names[-1]
+        parts: list[str | None] = [None] * len(shape)
+        if shard_axis is not None and shape[shard_axis] % self.mesh.shape[name] == 0:
+            parts[shard_axis] = name
+        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, PartitionSpec(*parts)), cast)
+
+    def _one(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        ref = self.ref(name, shape)
+        return self._place(ref.shape, 0 if len(shape) > 1 else None, lambda index: read_slice(ref, index))
+
+    def _stack(
+        self, layers: list[int], name: str, shape: tuple[int, ...], axis: int | None, part: slice = slice(None)
+    ) -> jax.Array:
+        """[L, ...] of one tensor per layer; `part` takes those rows of a fused tensor of `shape`."""
+        refs = [self.ref(f"layers.{layer}.{name}", shape) for layer in layers]
+        rows = range(*part.indices(shape[0]))
+
+        def read(index: Index) -> Array:
+            chosen = rows[index[1]]
+            first = slice(chosen.start, chosen.stop)
+            return np.stack([read_slice(ref, (first, *index[2:])) for ref in refs[index[0]]])
+
+        return self._place((len(refs), len(rows), *shape[1:]), None if axis is None else axis + 1, read)
+
+    def _run(self, layers: list[int], moe: bool) -> dict[str, jax.Array]:
+        config = self.config
+        arrays = {name: self._stack(layers, f"{name}.weight", (config.hidden_size,), None) for name in self._norms()}
+        if config.qk_norm:
+            for name in ("q_norm", "k_norm"):
+                arrays[name] = self._stack(layers, f"self_attn.{name}.weight", (config.head_dim,), None)
+        arrays |= self._fused_attention(layers) if config.fused else self._attention(layers)
+        return arrays | (self._experts(layers) if moe else self._mlp(layers))
+
+    def _norms(self) -> list[str]:
+        names = ["input_layernorm", "post_attention_layernorm"]
+        four = ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        return names + (four if self.config.four_norms else [])
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        config = self.config
+        query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        D = config.hidden_size
+        return {"q_proj": (query, D), "k_proj": (key, D), "v_proj": (key, D), "o_proj": (D, query)}
+
+    def _attention(self, layers: list[int]) -> dict[str, jax.Array]:
+        arrays = {}
+        for parameter, (name, axis) in ATTENTION.items():
+            shape = self._sizes()[parameter]
+            arrays[parameter] = self._stack(layers, name, shape, axis)
+            if self.config.output_bias if parameter == "o_proj" else self.config.attention_bias:
+                bias = name.removesuffix("weight") + "bias"
+                arrays[f"{parameter}_bias"] = self._stack(layers, bias, shape[:1], None)
+            else:
+                self._refuse_bias(layers[0], name)
+        return arrays
+
+    def _refuse_bias(self, layer: int, name: str) -> None:
+        bias = f"{self.prefix}layers.{layer}.{name.removesuffix('weight')}bias"
+        if bias in self.tensors:
+            raise SourceError(f"{self.where} has {bias}, which config.json says this model has not. Check the config.")
+
+    def _fused_attention(self, layers: list[int]) -> dict[str, jax.Array]:
+        sizes = self._sizes()
+        shape = (sum(sizes[name][0] for name in ("q_proj", "k_proj", "v_proj")), self.config.hidden_size)
+        arrays, start = {"o_proj": self._stack(layers, "self_attn.o_proj.weight", sizes["o_proj"], 1)}, 0
+        for name in ("q_proj", "k_proj", "v_proj"):
+            rows = slice(start, start + sizes[name][0])
+            arrays[name] = self._stack(layers, "self_attn.qkv_proj.weight", shape, 0, rows)
+            start = rows.stop
+        return arrays
+
+    def _feed_forward(self, layer: int, name: str, axis: int) -> int:
+        ref = self.tensors.get(f"{self.prefix}layers.{layer}.{name}")
+        if ref is None or len(ref.shape) != 2:
+            raise SourceError(f"{self.where} has no matrix {self.prefix}layers.{layer}.{name}; config.json asks for it.")
+        return ref.shape[axis]
+
+    def _mlp(self, layers: list[int]) -> dict[str, jax.Array]:
+        D, F = self.config.hidden_size, self._feed_forward(layers[0], MLP["down_proj"][0], 1)
+        arrays = {}
+        if self.config.fused:
+            for i, parameter in enumerate(("gate_proj", "up_proj")):
+                part = slice(i * F, (i + 1) * F)
+                arrays[parameter] = self._stack(layers, "mlp.gate_up_proj.weight", (2 * F, D), 0, part)
+            return arrays | {"down_proj": self._stack(layers, MLP["down_proj"][0], (D, F), 1)}
+        for parameter, (name, axis) in MLP.items():
+            shape = (D, F) if parameter == "down_proj" else (F, D)
+            arrays[parameter] = self._stack(layers, name, shape, axis)
+            if self.config.mlp_bias:
+                bias = name.removesuffix("weight") + "bias"
+                arrays[f"{parameter}_bias"] = self._stack(layers, bias, shape[:1], None)
+            else:
+                self._refuse_bias(layers[0], name)
+        return arrays
+
+    def _experts(self, layers: list[int]) -> dict[str, jax.Array]:
+        """Experts stacked as [L, E, in, out], the order that ragged products take."""
+        config, moe = self.config, self.config.moe
+        assert moe is not None
+        router, *projections = EXPERTS[config.model_type]
+        D, F = config.hidden_size, self._feed_forward(layers[0], projections[0].format(0), 0)
+        arrays = {"router": self._stack(layers, router, (moe.num_experts, D), None)}
+        for parameter, name in zip(("gate", "up", "down"), projections, strict=True):
+            shape = (D, F) if parameter == "down" else (F, D)
+            arrays[f"experts_{parameter}"] = self._expert_stack(layers, name, shape, moe.num_experts)
+        return arrays
+
+    def _expert_stack(self, layers: list[int], name: str, shape: tuple[int, int], experts: int) -> jax.Array:
+        refs = [[self.ref(f"layers.{i}.{name.format(e)}", shape) for e in range(experts)] for i in layers]
+
+        def read(index: Index) -> Array:
+            part = (index[3], index[2])
+            return np.stack([np.stack([read_slice(ref, part).T for ref in row[index[1]]]) for row in refs[index[0]]])
+
+        return self._place((len(refs), experts, shape[1], shape[0]), 1, read)
+
+
+def parameter_count(decoder: Decoder) -> int:
+    """Number of parameters of the backbone."""
+    from flax import nnx
+
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(decoder)))

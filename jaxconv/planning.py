@@ -1,0 +1,206 @@
+"""Source and options -> plan. Reads headers, config and tokenizer; no tensor data, no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from jaxconv.bundle.config import read_json, stale_keys
+from jaxconv.bundle.template import prompt_for, render
+from jaxconv.errors import RefusedError, TokenError, UsageError
+from jaxconv.families import check_backbone, family_for, find_lm_head, text_config
+from jaxconv.layouts import to_hf
+from jaxconv.plan import METHODS, Activation, Affine, Method, Plan, Source, Token
+from jaxconv.presets import Preset
+from jaxconv.presets.detect import detect
+from jaxconv.readers import open_checkpoint
+from jaxconv.tokens import Vocabulary, resolve_tokens
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may choose about the result; the names are those of the command line."""
+
+    preset: str | None = None
+    method: str | None = None
+    classifier_from_tokens: Sequence[str] | None = None
+    token_ids: Sequence[int] | None = None
+    layout: str | None = None
+    step: int | None = None
+    dtype: str | None = None
+    template: str | None = None  # the template's text
+    activation: str = "auto"
+    calibrate: bool = False
+    scale: float = 1.0
+    bias: float = 0.0
+    allow_approximate: bool = False
+    use_sep_token: bool = False
+
+
+def make_plan(source: Source, options: Options) -> Plan:
+    """What a conversion of `source` will do. Raises a `JaxconvError` for anything that would not be exact."""
+    preset, origin = detect(source, options.preset)
+    config = read_json(source.assets / "config.json", "the model's configuration")
+    family = family_for(config)
+    checkpoint = open_checkpoint(source.weights, options.step)
+    container = checkpoint.format
+    layout, checkpoint = to_hf(checkpoint, text_config(config), options.layout)
+    backbone = check_backbone(checkpoint, family, text_config(config))
+    lm_head = find_lm_head(checkpoint, family, text_config(config))
+    method = _method(options, preset)
+    vocabulary = Vocabulary(source.assets)
+    tokens = _tokens(options, preset, vocabulary, lm_head.weight.shape[0], method)
+    transform = dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None)
+    prompt = prompt_for(preset, options.template)
+    render(prompt.template, "query", "document", prompt.instruction)
+    calibration = _calibration(options, preset)
+    warnings = [*checkpoint.notes]
+    if not prompt.known:
+        warnings.append(
+            "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
+            "pass --template or --preset."
+        )
+    if transform.softcap is not None:
+        warnings.append(_softcap(transform.softcap, method, options.allow_approximate))
+    if stale_keys(config):
+        warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(stale_keys(config))}.")
+    if "auto_map" in config:
+        warnings.append("auto_map of config.json is left out: it would load the source's remote code.")
+    return Plan(
+        source=source,
+        checkpoint=dataclasses.replace(
+            checkpoint,
+            tensors={n: ref for n, ref in checkpoint.tensors.items() if n in set(backbone)},
+        ),
+        format=container,
+        layout=layout,
+        config=config,
+        family=family,
+        lm_head=lm_head,
+        transform=transform,
+        tokens=tokens,
+        method=method,
+        prompt=prompt,
+        activation=_activation(options, preset),
+        calibration=calibration,
+        preset=preset.name if preset else None,
+        preset_origin=origin,
+        dtype=_dtype(options.dtype),
+        use_sep_token=options.use_sep_token,
+        warnings=tuple(warnings),
+    )
+
+
+def _method(options: Options, preset: Preset | None) -> Method:
+    if options.method is not None:
+        for method in METHODS:
+            if options.method == method:
+                return method
+        raise UsageError(f"--method {options.method!r} is unknown; expected one of: {', '.join(METHODS)}.")
+    if preset is not None:
+        return preset.method
+    given = options.classifier_from_tokens or options.token_ids or ()
+    return "from_2_way_softmax" if len(given) == 2 else "no_post_processing"
+
+
+def _tokens(
+    options: Options, preset: Preset | None, vocabulary: Vocabulary, num_rows: int, method: Method
+) -> tuple[Token, ...]:
+    pieces, ids = options.classifier_from_tokens, options.token_ids
+    from_preset = pieces is None and ids is None and preset is not None
+    if from_preset and preset is not None:
+        pieces, ids = (preset.tokens, None) if preset.tokens else (None, preset.token_ids)
+    tokens = resolve_tokens(pieces=pieces, ids=ids, vocabulary=vocabulary, num_rows=num_rows, method=method)
+    if from_preset and preset is not None and preset.token_ids:
+        found = tuple(token.id for token in tokens)
+        if found != preset.token_ids:
+            raise TokenError(
+                f"preset {preset.name} expects {list(preset.tokens)} to have the ids {list(preset.token_ids)}, but this "
+                f"tokenizer gives {list(found)}. It is another model's; name the tokens with --classifier-from-tokens."
+            )
+    return tokens
+
+
+def _calibration(options: Options, preset: Preset | None) -> Affine:
+    for name, value in (("--scale", options.scale), ("--bias", options.bias)):
+        if not math.isfinite(value) or (name == "--scale" and value == 0):
+            raise UsageError(f"{name} {value!r} is not usable; expected a finite number (and no scale of zero).")
+    own = Affine(options.scale, options.bias)
+    if not options.calibrate:
+        return own
+    if preset is None or preset.calibration is None:
+        raise UsageError("--calibrate wants a preset with a calibration of its own; use --scale and --bias instead.")
+    return preset.calibration.then(own)
+
+
+def _activation(options: Options, preset: Preset | None) -> Activation:
+    for activation in get_args(Activation):
+        if options.activation == activation:
+            chosen: Activation = activation
+            return chosen
+    if options.activation != "auto":
+        raise UsageError(f"--activation {options.activation!r} is unknown; expected auto, sigmoid or identity.")
+    return preset.activation if preset is not None and not options.calibrate else "sigmoid"
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise UsageError(f"--dtype {name!r} is unknown; expected one of: {', '.join(DTYPES)}.")
+    return DTYPES[name] if name is not None else None
+
+
+def _softcap(cap: float, method: Method, allowed: bool) -> str:
+    kept = "the order of scores is kept, their values are not" if method == "no_post_processing" else "order may change"
+    if not allowed:
+        raise RefusedError(
+            f"the model caps its logits ({cap:g} x tanh(x / {cap:g})), which a linear head cannot: {kept}. "
+            "Pass --allow-approximate to convert all the same; it will be recorded."
+        )
+    return f"approximate: the source caps its logits at {cap:g}, the classifier does not; {kept}."
+
+
+def read_template(path: str | Path | None) -> str | None:
+    """The text of a `--template` file. Raises `UsageError` when it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--template {path} cannot be read ({error}); expected a Jinja file in UTF-8.") from None
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan as the JSON of `jaxconv inspect`."""
+    head = plan.lm_head
+    return {
+        "source": plan.source.name,
+        "format": plan.format,
+        "layout": plan.layout,
+        "model_type": plan.family.model_type,
+        "architecture": plan.family.architecture,
+        "target_architecture": plan.family.target_architecture,
+        "num_parameters": sum(math.prod(ref.shape) for ref in plan.checkpoint.tensors.values()),
+        "bytes": plan.checkpoint.nbytes,
+        "dtype": plan.dtype or head.weight.dtype,
+        "lm_head": {
+            "tensor": head.weight.name,
+            "tied": head.tied,
+            "shape": list(head.weight.shape),
+            "bias": head.bias is not None,
+        },
+        "preset": plan.preset,
+        "method": plan.method,
+        "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
+        "logit_transform": {
+            "scale": plan.transform.scale, "bias": plan.transform.bias, "softcap": plan.transform.softcap,
+        },
+        "convertible": True,
+        "refusals": [],
+        "warnings": list(plan.warnings),
+    }  # fmt: skip
