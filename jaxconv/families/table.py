@@ -1,154 +1,197 @@
 """The families as data: tensor names of the checkpoint files, with shapes in symbols.
 
-Symbols: V vocab_size, D hidden_size, F intermediate_size, M moe_intermediate_size, Q query width (heads x
-head_dim), K key width (kv heads x head_dim), H head_dim, E experts; "2F" and "Q+2K" are sums. `{i}` is the
-layer, `{e}` the expert. Proven against transformers' own models in tests/families.
+Symbols: V vocab_size, D hidden_size, F intermediate_size, M moe_intermediate_size, S
+shared_expert_intermediate_size, N attention heads, G key-value heads, H head_dim, Q query width (N x H),
+K key width (G x H), E experts; "2F" and "Q+2K" are sums. In names `{i}` is the layer, `{e}` the expert,
+`{n}` the attention head, `{g}` the key-value head. Proven against transformers' own models in tests/families.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Shapes = Mapping[str, str]
+_EMPTY: Shapes = {}
+
+
+def _layer(**shapes: str) -> Shapes:
+    """Names of one layer: `a__b="D"` is `model.layers.{i}.a.b.weight`, and `a__b_bias` its bias."""
+    return {
+        f"model.layers.{{i}}.{name.removesuffix('_bias').replace('__', '.')}."
+        f"{'bias' if name.endswith('_bias') else 'weight'}": shape
+        for name, shape in shapes.items()
+    }
+
 
 EMBED = {"model.embed_tokens.weight": "V D", "model.norm.weight": "D"}
-_LAYER = "model.layers.{i}."
-TWO_NORMS = {_LAYER + "input_layernorm.weight": "D", _LAYER + "post_attention_layernorm.weight": "D"}
-POST_NORMS = {_LAYER + "post_attention_layernorm.weight": "D", _LAYER + "post_feedforward_layernorm.weight": "D"}
-FOUR_NORMS = {
-    **TWO_NORMS,
-    _LAYER + "pre_feedforward_layernorm.weight": "D",
-    _LAYER + "post_feedforward_layernorm.weight": "D",
-}
-ATTENTION = {
-    _LAYER + "self_attn.q_proj.weight": "Q D",
-    _LAYER + "self_attn.k_proj.weight": "K D",
-    _LAYER + "self_attn.v_proj.weight": "K D",
-    _LAYER + "self_attn.o_proj.weight": "D Q",
-}
-QKV_BIAS = {
-    _LAYER + "self_attn.q_proj.bias": "Q",
-    _LAYER + "self_attn.k_proj.bias": "K",
-    _LAYER + "self_attn.v_proj.bias": "K",
-}
-O_BIAS = {_LAYER + "self_attn.o_proj.bias": "D"}
-QK_NORM = {_LAYER + "self_attn.q_norm.weight": "H", _LAYER + "self_attn.k_norm.weight": "H"}
-WIDE_QK_NORM = {_LAYER + "self_attn.q_norm.weight": "Q", _LAYER + "self_attn.k_norm.weight": "K"}
-MLP = {
-    _LAYER + "mlp.gate_proj.weight": "F D",
-    _LAYER + "mlp.up_proj.weight": "F D",
-    _LAYER + "mlp.down_proj.weight": "D F",
-}
-MLP_BIAS = {
-    _LAYER + "mlp.gate_proj.bias": "F",
-    _LAYER + "mlp.up_proj.bias": "F",
-    _LAYER + "mlp.down_proj.bias": "D",
-}
-MIXTRAL_MOE = {
-    _LAYER + "block_sparse_moe.gate.weight": "E D",
-    _LAYER + "block_sparse_moe.experts.{e}.w1.weight": "F D",
-    _LAYER + "block_sparse_moe.experts.{e}.w2.weight": "D F",
-    _LAYER + "block_sparse_moe.experts.{e}.w3.weight": "F D",
-}
-QWEN3_MOE = {
-    _LAYER + "mlp.gate.weight": "E D",
-    _LAYER + "mlp.experts.{e}.gate_proj.weight": "M D",
-    _LAYER + "mlp.experts.{e}.up_proj.weight": "M D",
-    _LAYER + "mlp.experts.{e}.down_proj.weight": "D M",
-}
-PHI3 = {
-    _LAYER + "self_attn.qkv_proj.weight": "Q+2K D",
-    _LAYER + "self_attn.o_proj.weight": "D Q",
-    _LAYER + "mlp.gate_up_proj.weight": "2F D",
-    _LAYER + "mlp.down_proj.weight": "D F",
-}
+IN_NORM = _layer(input_layernorm="D")
+TWO_NORMS = {**IN_NORM, **_layer(post_attention_layernorm="D")}
+POST_NORMS = _layer(post_attention_layernorm="D", post_feedforward_layernorm="D")
+FOUR_NORMS = {**TWO_NORMS, **_layer(pre_feedforward_layernorm="D", post_feedforward_layernorm="D")}
+QKV = _layer(self_attn__q_proj="Q D", self_attn__k_proj="K D", self_attn__v_proj="K D")
+QKV_BIAS = _layer(self_attn__q_proj_bias="Q", self_attn__k_proj_bias="K", self_attn__v_proj_bias="K")
+O_BIAS = _layer(self_attn__o_proj_bias="D")
+ATTENTION = {**QKV, **_layer(self_attn__o_proj="D Q")}
+ATTENTION_BIAS = {**QKV_BIAS, **O_BIAS}
+QK_NORM = _layer(self_attn__q_norm="H", self_attn__k_norm="H")
+WIDE_QK_NORM = _layer(self_attn__q_norm="Q", self_attn__k_norm="K")
+HEADS_QK_NORM = _layer(self_attn__q_norm="N H", self_attn__k_norm="G H")
+MLP = _layer(mlp__gate_proj="F D", mlp__up_proj="F D", mlp__down_proj="D F")
+MLP_BIAS = _layer(mlp__gate_proj_bias="F", mlp__up_proj_bias="F", mlp__down_proj_bias="D")
+FUSED_MLP = _layer(mlp__gate_up_proj="2F D", mlp__down_proj="D F")
+_EXPERT = "block_sparse_moe__experts__{e}__"
+MIXTRAL_MOE = _layer(
+    block_sparse_moe__gate="E D", **{_EXPERT + "w1": "F D", _EXPERT + "w2": "D F", _EXPERT + "w3": "F D"}
+)
+_EXPERT = "mlp__experts__{e}__"
+QWEN_MOE = _layer(
+    mlp__gate="E D",
+    **{_EXPERT + "gate_proj": "M D", _EXPERT + "up_proj": "M D", _EXPERT + "down_proj": "D M"},
+)
+SHARED_EXPERT = _layer(
+    mlp__shared_expert__gate_proj="S D",
+    mlp__shared_expert__up_proj="S D",
+    mlp__shared_expert__down_proj="D S",
+    mlp__shared_expert_gate="1 D",
+)
+PHI = {
+    "model.embed_tokens.weight": "V D", "model.final_layernorm.weight": "D", "model.final_layernorm.bias": "D",
+    **IN_NORM, **_layer(input_layernorm_bias="D"), **QKV, **QKV_BIAS,
+    **_layer(self_attn__dense="D Q", self_attn__dense_bias="D"),
+    **_layer(mlp__fc1="F D", mlp__fc1_bias="F", mlp__fc2="D F", mlp__fc2_bias="D"),
+}  # fmt: skip
+PHI_QK_NORM = _layer(
+    self_attn__q_layernorm="H", self_attn__q_layernorm_bias="H",
+    self_attn__k_layernorm="H", self_attn__k_layernorm_bias="H",
+)  # fmt: skip
+STARCODER2 = {
+    **EMBED, "model.norm.bias": "D", **TWO_NORMS,
+    **_layer(input_layernorm_bias="D", post_attention_layernorm_bias="D"),
+    **ATTENTION, **_layer(mlp__c_fc="F D", mlp__c_proj="D F"),
+}  # fmt: skip
+STARCODER2_BIAS = {**ATTENTION_BIAS, **_layer(mlp__c_fc_bias="F", mlp__c_proj_bias="D")}
+STABLELM = {**EMBED, "model.norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
+STABLELM_QK_NORM = _layer(
+    **{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"}
+)
+STABLELM_SERIAL = _layer(post_attention_layernorm="D", post_attention_layernorm_bias="D")
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """Tensors that are there when a config key (or its default) is true, or false with `value=False`."""
+
+    key: str
+    default: bool
+    tensors: Shapes
+    value: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One family. `when` adds tensors where a config key is true (its default beside it)."""
+    """One family. `sparse` and `dense` are the feed-forward tensors of layers with and without experts."""
 
     architecture: str
     tensors: Shapes
-    when: Mapping[tuple[str, bool], Shapes] = field(default_factory=dict)
+    when: tuple[When, ...] = ()
+    sparse: Shapes = field(default_factory=dict)
+    dense: Shapes = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes an absent key for
     target: str | None = None  # architecture of the output, where the suffix rule does not give it
     tied: bool = False  # what an absent tie_word_embeddings means
     multiply: str | None = None  # config key that logits are multiplied by
     divide: str | None = None  # config key that logits are divided by
-    transformers_seq_cls: bool = True
+    softcap: str | None = None  # config key of the tanh cap on logits
+    head_bias: bool = False  # whether there is lm_head.bias
+    transformers_seq_cls: bool = True  # whether transformers has a ForSequenceClassification class
 
 
-_PLAIN = {**EMBED, **TWO_NORMS, **ATTENTION, **MLP}
-_BIASES: Mapping[tuple[str, bool], Shapes] = {
-    ("attention_bias", False): {**QKV_BIAS, **O_BIAS},
-    ("mlp_bias", False): MLP_BIAS,
-}
+_BASE = {**EMBED, **TWO_NORMS, **ATTENTION}
+_PLAIN = {**_BASE, **MLP}
+_COHERE = {**EMBED, **IN_NORM, **ATTENTION, **MLP}
+_BIAS = (When("attention_bias", False, ATTENTION_BIAS),)
+_BIASES = (*_BIAS, When("mlp_bias", False, MLP_BIAS))
+_SOFTCAP = "final_logit_softcapping"
+_KV, _HD, _E = "num_key_value_heads", "head_dim", "num_experts"
 
 FAMILIES: Mapping[str, Row] = {
     "llama": Row("LlamaForCausalLM", _PLAIN, _BIASES),
-    "mistral": Row("MistralForCausalLM", _PLAIN),
-    "mixtral": Row("MixtralForCausalLM", {**EMBED, **TWO_NORMS, **ATTENTION, **MIXTRAL_MOE}),
-    "qwen2": Row("Qwen2ForCausalLM", {**_PLAIN, **QKV_BIAS}),
-    "qwen3": Row(
-        "Qwen3ForCausalLM", {**_PLAIN, **QK_NORM}, {("attention_bias", False): {**QKV_BIAS, **O_BIAS}}
+    "mistral": Row("MistralForCausalLM", _PLAIN, defaults={_KV: 8}),
+    "mixtral": Row("MixtralForCausalLM", {**_BASE, **MIXTRAL_MOE}, defaults={_KV: 8, _E: 8}),
+    "qwen2": Row("Qwen2ForCausalLM", {**_PLAIN, **QKV_BIAS}, defaults={_KV: 32}),
+    "qwen2_moe": Row(
+        "Qwen2MoeForCausalLM", _BASE, (When("qkv_bias", True, QKV_BIAS),), {**QWEN_MOE, **SHARED_EXPERT}, MLP,
+        {_KV: 16, _E: 60},
     ),
+    "qwen3": Row("Qwen3ForCausalLM", {**_PLAIN, **QK_NORM}, _BIAS, defaults={_KV: 32, _HD: 128}),
     "qwen3_moe": Row(
-        "Qwen3MoeForCausalLM",
-        {**EMBED, **TWO_NORMS, **ATTENTION, **QK_NORM, **QWEN3_MOE},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
+        "Qwen3MoeForCausalLM", {**_BASE, **QK_NORM}, _BIAS, QWEN_MOE, MLP, {_KV: 4, _E: 128}
     ),
-    "gemma": Row(
-        "GemmaForCausalLM", _PLAIN, {("attention_bias", False): {**QKV_BIAS, **O_BIAS}}, tied=True
-    ),
+    "gemma": Row("GemmaForCausalLM", _PLAIN, _BIAS, defaults={_KV: 16, _HD: 256}, tied=True),
     "gemma2": Row(
-        "Gemma2ForCausalLM",
-        {**EMBED, **FOUR_NORMS, **ATTENTION, **MLP},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
-        tied=True,
+        "Gemma2ForCausalLM", {**EMBED, **FOUR_NORMS, **ATTENTION, **MLP}, _BIAS,
+        defaults={_KV: 4, _HD: 256, _SOFTCAP: 30.0}, tied=True, softcap=_SOFTCAP,
     ),
     # vLLM cannot load Gemma3TextForSequenceClassification (names without "model."); transformers goes by model_type.
     "gemma3_text": Row(
-        "Gemma3ForCausalLM",
-        {**EMBED, **FOUR_NORMS, **ATTENTION, **QK_NORM, **MLP},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
-        target="Gemma3ForSequenceClassification",
-        tied=True,
+        "Gemma3ForCausalLM", {**EMBED, **FOUR_NORMS, **ATTENTION, **QK_NORM, **MLP}, _BIAS,
+        defaults={_KV: 4, _HD: 256}, target="Gemma3ForSequenceClassification", tied=True, softcap=_SOFTCAP,
     ),
-    "phi3": Row("Phi3ForCausalLM", {**EMBED, **TWO_NORMS, **PHI3}),
+    "phi3": Row(
+        "Phi3ForCausalLM",
+        {**EMBED, **TWO_NORMS, **_layer(self_attn__qkv_proj="Q+2K D", self_attn__o_proj="D Q"), **FUSED_MLP},
+    ),
+    "phi": Row("PhiForCausalLM", PHI, (When("qk_layernorm", False, PHI_QK_NORM),), head_bias=True),
     "granite": Row(
-        "GraniteForCausalLM", _PLAIN, _BIASES, divide="logits_scaling", transformers_seq_cls=False
+        "GraniteForCausalLM", _PLAIN, _BIASES, defaults={"logits_scaling": 1.0}, divide="logits_scaling",
+        transformers_seq_cls=False,
     ),
     "cohere": Row(
-        "CohereForCausalLM",
-        {**EMBED, _LAYER + "input_layernorm.weight": "D", **ATTENTION, **MLP},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
-        tied=True,
-        multiply="logit_scale",
-        transformers_seq_cls=False,
+        "CohereForCausalLM", _COHERE, (*_BIAS, When("use_qk_norm", False, HEADS_QK_NORM)),
+        defaults={"logit_scale": 0.0625}, tied=True, multiply="logit_scale", transformers_seq_cls=False,
     ),
     "cohere2": Row(
-        "Cohere2ForCausalLM",
-        {**EMBED, _LAYER + "input_layernorm.weight": "D", **ATTENTION, **MLP},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
+        "Cohere2ForCausalLM", _COHERE, _BIAS, defaults={"logit_scale": 0.0625}, tied=True,
+        multiply="logit_scale", transformers_seq_cls=False,
+    ),
+    "olmo2": Row("Olmo2ForCausalLM", {**EMBED, **POST_NORMS, **ATTENTION, **WIDE_QK_NORM, **MLP}, _BIAS),
+    "starcoder2": Row(
+        "Starcoder2ForCausalLM", STARCODER2, (When("use_bias", True, STARCODER2_BIAS),), defaults={_KV: 2},
         tied=True,
-        multiply="logit_scale",
-        transformers_seq_cls=False,
     ),
-    "olmo2": Row(
-        "Olmo2ForCausalLM",
-        {**EMBED, **POST_NORMS, **ATTENTION, **WIDE_QK_NORM, **MLP},
-        {("attention_bias", False): {**QKV_BIAS, **O_BIAS}},
-        transformers_seq_cls=False,
+    "smollm3": Row("SmolLM3ForCausalLM", _PLAIN, _BIASES, defaults={_KV: 4}, tied=True),
+    "glm4": Row(
+        "Glm4ForCausalLM",
+        {**_BASE, **_layer(post_self_attn_layernorm="D", post_mlp_layernorm="D"), **FUSED_MLP},
+        (When("attention_bias", True, QKV_BIAS),), defaults={_KV: 2, _HD: 128},
     ),
-    "smollm3": Row("SmolLM3ForCausalLM", _PLAIN, _BIASES, tied=True),
+    "stablelm": Row(
+        "StableLmForCausalLM", STABLELM,
+        (
+            When("use_qkv_bias", False, QKV_BIAS),
+            When("qk_layernorm", False, STABLELM_QK_NORM),
+            When("use_parallel_residual", False, STABLELM_SERIAL, value=False),
+        ),
+    ),
 }  # fmt: skip
 
-# Known not to be one linear head over a decoder: architecture -> why.
+# Keys that change logits in some family or loader, and the values that change nothing.
+LOGIT_KEYS: Mapping[str, tuple[Any, ...]] = {
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "lm_head_multiplier": (None, 1),
+    "final_logit_softcapping": (None,),
+    "logits_soft_cap": (None,),
+}
+
+# Known not to be one linear head over a decoder: architecture or model type -> why.
 REFUSED: Mapping[str, str] = {
     "JinaForRanking": "it compares embeddings of many documents in one prompt; vLLM serves it natively",
     "LayerWiseMiniCPMForCausalLM": "it has one head for each layer",
     "CostWiseGemmaForCausalLM": "it compresses tokens between layers and has a head for each layer",
-    "MiniCPMForCausalLM": "hidden states are scaled before the head, and loaders differ on where",
-    "LlamaBidirectionalForSequenceClassification": "it is a classifier already",
+    "cost_wise_gemma": "it compresses tokens between layers and has a head for each layer",
+    "minicpm": "hidden states are scaled before the head, and loaders differ on where",
+    "minicpm3": "hidden states are scaled before the head, and loaders differ on where",
 }
