@@ -1,0 +1,158 @@
+"""Scores with a converted folder alone: prompt, tokens, raw logits through JAX or PyTorch, activation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxconv.bundle.template import prompt_for, render
+from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+
+TEMPLATE = "score_template.jinja"
+INSTALL = {"jax": "pip install 'jaxconv[jax]'", "torch": "pip install 'jaxconv[torch]'"}
+NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
+
+
+class Logits(Protocol):
+    """What a backend does: raw logits [labels] of each sequence, in order."""
+
+    def logits(self, token_ids: list[list[int]]) -> list[list[float]]:
+        """Raw logits [labels] of each sequence."""
+        ...
+
+
+def load(
+    path: Path | str, backend: str = "auto", mesh: Any = None, device: str = "auto", dtype: str | None = None
+) -> Scorer:
+    """A converted folder, ready to score. `dtype` is the backbone's (default float32), never the head's.
+
+    Raises `BackendUnavailable` for a backend that is unknown or missing, `SourceError` for a folder that is no
+    converted classifier, `UsageError` for a family that the JAX model lacks.
+    """
+    folder = Path(path)
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise SourceError(f"{folder} has no {name}; expected a folder that jaxconv convert wrote.")
+    chosen = _backend(backend)
+    if chosen == "jax":
+        from jaxconv.models.head import JaxClassifier
+
+        model: Logits = JaxClassifier(folder, device, dtype or "float32", mesh)
+    else:
+        if mesh is not None:
+            raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
+        from torch_backend.scorer import TorchClassifier
+
+        place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
+        model = TorchClassifier(folder, place, dtype or "float32")
+    return Scorer(folder, model, chosen)
+
+
+def _backend(name: str) -> str:
+    installed = {key for key, needs in NEEDS.items() if all(importlib.util.find_spec(need) for need in needs)}
+    if name == "auto" and installed:
+        return "jax" if "jax" in installed else "torch"
+    if name not in NEEDS and name != "auto":
+        raise BackendUnavailable(f"No scoring backend {name!r}; expected auto, {', '.join(NEEDS)}.")
+    if name not in installed:
+        wanted = "jax" if name == "auto" else name
+        raise BackendUnavailable(f"The {wanted} backend is not installed. Run: {INSTALL[wanted]}")
+    return name
+
+
+class Scorer:
+    """Scores of (query, document) pairs. Build it with `jaxconv.load`."""
+
+    def __init__(self, folder: Path, model: Logits, backend: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.model, self.backend, self.folder = model, backend, folder
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        template = folder / TEMPLATE
+        self.template = template.read_text() if template.is_file() else prompt_for(None, None).template
+        self.max_length = _max_length(folder, self.config)
+
+    @property
+    def compilations(self) -> int:
+        """How many shapes JAX has compiled so far; 0 with PyTorch."""
+        return int(getattr(self.model, "compilations", 0))
+
+    def score(
+        self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None
+    ) -> list[float]:
+        """One score per document, in order. `raw` leaves the activation out."""
+        return self.score_pairs([(query, document) for document in documents], raw, instruction)
+
+    def score_pairs(
+        self, pairs: Sequence[tuple[str, str]], raw: bool = False, instruction: str | None = None
+    ) -> list[float]:
+        """One score per (query, document). Raises `UsageError` for a model with several labels: see `logits`."""
+        rows = self.logits(pairs, instruction)
+        if rows and len(rows[0]) != 1:
+            raise UsageError(f"{self.folder} has {len(rows[0])} labels, so no one score ranks; use Scorer.logits.")
+        return [row[0] if raw else activate(self.config, row)[0] for row in rows]
+
+    def logits(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[list[float]]:
+        """Raw logits [labels] of each (query, document)."""
+        return self.model.logits([self.encode(query, document, instruction) for query, document in pairs])
+
+    def encode(self, query: str, document: str, instruction: str | None = None) -> list[int]:
+        """Token ids of the prompt, special tokens added as vLLM adds them.
+
+        A prompt that is too long loses the end of its document, never the template's suffix, which the score
+        is read after. Raises `UsageError` when even an empty document does not fit.
+        """
+        ids = self._ids(query, document, instruction)
+        if len(ids) <= self.max_length:
+            return ids
+        fits, too_long = 0, len(document)
+        best = self._ids(query, "", instruction)
+        if len(best) > self.max_length:
+            raise UsageError(f"The query alone takes {len(best)} tokens; at most {self.max_length} fit. Shorten it.")
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            ids = self._ids(query, document[:middle], instruction)
+            if len(ids) <= self.max_length:
+                fits, best = middle, ids
+            else:
+                too_long = middle
+        return best
+
+    def _ids(self, query: str, document: str, instruction: str | None) -> list[int]:
+        prompt = render(self.template, query, document, instruction)
+        return list(self.tokenizer.encode(prompt, add_special_tokens=True).ids)
+
+
+def _max_length(folder: Path, config: Mapping[str, Any]) -> int:
+    limits = [config.get("max_position_embeddings") or 32768]
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        limits.append(json.loads(path.read_bytes()).get("model_max_length") or limits[0])
+    return int(min(limits))
+
+
+def activate(config: Mapping[str, Any], logits: Sequence[float]) -> list[float]:
+    """The activation that config.json records, else sigmoid for one label and softmax for several."""
+    recorded = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get("sbert_ce_default_activation_function")
+    problem = config.get("problem_type") or ""
+    if recorded is not None:
+        kind = str(recorded).rsplit(".", 1)[-1].lower()
+    elif problem:
+        kind = {"regression": "identity", "multi_label_classification": "sigmoid"}.get(problem, "softmax")
+    else:
+        kind = "sigmoid" if len(logits) == 1 else "softmax"
+    if kind == "identity":
+        return list(logits)
+    if kind == "sigmoid":
+        return [0.5 * (1 + math.tanh(x / 2)) for x in logits]
+    if kind == "softmax":
+        exps = [math.exp(x - max(logits)) for x in logits]
+        return [x / sum(exps) for x in exps]
+    raise SourceError(f"config.json names the activation {recorded!r}; expected Identity, Sigmoid or Softmax.")

@@ -1,0 +1,110 @@
+"""Scores of a small classifier folder: JAX against PyTorch, prompt, truncation, activation, command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from jaxconv.bundle.template import vllm_template
+from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.scoring import activate, load
+
+WORDS = ["<pad>", "<unk>", "query", "document", "answer", "a", "b", "c", "d", "e", "f"]
+PAIRS = [("a b", "c d e"), ("a", "f"), ("b c", " ".join("abcdef" * 3))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama classifier with a bias, a word tokenizer and a template with a suffix."""
+    path = tmp_path_factory.mktemp("classifier")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_labels=1, pad_token_id=0, bos_token_id=None, eos_token_id=None,
+        max_position_embeddings=24,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(path)
+    tensors = load_file(path / "model.safetensors") | {"score.bias": torch.tensor([0.75])}
+    tensors["score.weight"] = torch.randn(1, 32)
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(path / "tokenizer.json"))
+    body = "query {{ query }} document {{ document }} answer"
+    (path / "score_template.jinja").write_text(vllm_template(body))
+    return path
+
+
+def test_jax_equals_torch(folder: Path) -> None:
+    """Raw scores of both backends agree to 1e-5, and include the bias."""
+    jax_scorer, torch_scorer = load(folder, backend="jax"), load(folder, backend="torch")
+    got, want = jax_scorer.score_pairs(PAIRS, raw=True), torch_scorer.score_pairs(PAIRS, raw=True)
+    assert got == pytest.approx(want, abs=1e-5)
+    rows = torch_scorer.model
+    rows.bias = None  # type: ignore[attr-defined]
+    assert [a - b for a, b in zip(want, torch_scorer.score_pairs(PAIRS, raw=True), strict=True)] == pytest.approx(
+        [0.75] * 3, abs=1e-6
+    )
+    assert jax_scorer.compilations == 2
+
+
+def test_truncation_keeps_the_suffix(folder: Path) -> None:
+    """A document that is too long loses its end; the prompt still ends with the template's last word."""
+    scorer = load(folder, backend="jax")
+    ids = scorer.encode("a b", "c " * 500)
+    assert len(ids) == 24
+    assert ids[-1] == WORDS.index("answer")
+    with pytest.raises(UsageError, match="query alone"):
+        scorer.encode("a " * 500, "c")
+
+
+def test_activation_follows_the_config() -> None:
+    """Identity, sigmoid and softmax as recorded, with one label or several."""
+    assert activate({}, [0.0]) == [0.5]
+    assert activate({}, [1.0, 1.0]) == [0.5, 0.5]
+    assert activate({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, [3.0]) == [3.0]
+    assert activate({"problem_type": "regression"}, [3.0]) == [3.0]
+    with pytest.raises(SourceError, match="Tanh"):
+        activate({"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, [3.0])
+
+
+def test_unknown_backend_and_folder_are_named(folder: Path, tmp_path: Path) -> None:
+    """A backend that does not exist and a folder that is no output are refused by name."""
+    with pytest.raises(BackendUnavailable, match="tensorflow"):
+        load(folder, backend="tensorflow")
+    with pytest.raises(SourceError, match=r"config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "foreign"), [("jax", "torch"), ("torch", "jax")])
+def test_one_framework_only(folder: Path, backend: str, foreign: str) -> None:
+    """Scoring with one framework never imports the other."""
+    code = (
+        "import sys; from jaxconv.scoring import load; "
+        f"print(load({str(folder)!r}, backend={backend!r}).score('a', ['b'])); "
+        f"assert {foreign!r} not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_command_line_ranks_and_streams(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`score --json` is sorted by score; `--pairs` writes each line back with the same score."""
+    from jaxconv.cli import main
+
+    arguments = ["score", str(folder), "--query", "a", "--document", "b c", "--document", "f", "--json"]
+    assert main(arguments) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [r["score"] for r in results] == sorted((r["score"] for r in results), reverse=True)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": "a", "document": r["document"]}) + "\n" for r in results))
+    assert main(["score", str(folder), "--pairs", str(pairs)]) == 0
+    streamed = [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()]
+    assert streamed == pytest.approx([r["score"] for r in results], abs=1e-6)
