@@ -84,9 +84,7 @@ class Scorer:
         """How many shapes JAX has compiled so far; 0 with PyTorch."""
         return int(getattr(self.model, "compilations", 0))
 
-    def score(
-        self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None
-    ) -> list[float]:
+    def score(self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None) -> list[float]:
         """One score per document, in order. `raw` leaves the activation out."""
         return self.score_pairs([(query, document) for document in documents], raw, instruction)
 
@@ -140,7 +138,9 @@ def _max_length(folder: Path, config: Mapping[str, Any]) -> int:
 
 def activate(config: Mapping[str, Any], logits: Sequence[float]) -> list[float]:
     """The activation that config.json records, else sigmoid for one label and softmax for several."""
-    recorded = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get("sbert_ce_default_activation_function")
+    recorded = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get(
+        "sbert_ce_default_activation_function"
+    )
     problem = config.get("problem_type") or ""
     if recorded is not None:
         kind = str(recorded).rsplit(".", 1)[-1].lower()

@@ -24,7 +24,7 @@ class TorchClassifier:
         self.device = torch.device(device)
         model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=getattr(torch, dtype))
         self.backbone = model.base_model.to(self.device).eval()
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for path in _files(folder):
             with safe_open(path, "pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys() if key.startswith("score.")}  # noqa: SIM118

@@ -68,8 +68,9 @@ def use_compilation_cache() -> None:
     import jax
 
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAXCONV_COMPILATION_CACHE") or str(root / "jaxconv"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    folder = os.environ.get("JAXCONV_COMPILATION_CACHE") or str(root / "jaxconv")
+    jax.config.update("jax_compilation_cache_dir", folder)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
 
 
 def _table(results: list[dict[str, Any]]) -> None:

@@ -199,9 +199,7 @@ def _ropes(
     return ropes, tuple(int(layer == "sliding_attention") for layer in layer_types)
 
 
-def _rope(
-    kind: str, config: Mapping[str, Any], parameters: Mapping[str, Any], head_dim: int, theta: float | None
-) -> Rope:
+def _rope(kind: str, config: Mapping[str, Any], parameters: Mapping[str, Any], head_dim: int, theta: float | None) -> Rope:
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     rope_type = "longrope" if rope_type == "su" else rope_type
     if rope_type not in ROPE_TYPES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxconv.models.batching import batches
 from jaxconv.models.config import DecoderConfig
 from jaxconv.models.rope import cos_sin, rotate
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
@@ -42,9 +42,7 @@ class Layer(nnx.Module):
         self.moe = moe
         self.weights = nnx.Dict({name: nnx.Param(array) for name, array in arrays.items()})
 
-    def __call__(
-        self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array) -> jax.Array:
         """The layer's output [B, T, D]."""
         attended = self._attention(self._norm(x_BTD, "input_layernorm"), mask_BTS, cos_BTF, sin_BTF)
         if self.config.four_norms:
@@ -65,9 +63,7 @@ class Layer(nnx.Module):
         y = jnp.einsum("...D,FD->...F", x, self._weight(name))
         return y + self._weight(f"{name}_bias") if f"{name}_bias" in self.weights else y
 
-    def _attention(
-        self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array
-    ) -> jax.Array:
+    def _attention(self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array) -> jax.Array:
         config = self.config
         B, T, _ = x_BTD.shape
         q_BTNH = self._linear(x_BTD, "q_proj").reshape(B, T, config.num_heads, config.head_dim)
@@ -77,9 +73,7 @@ class Layer(nnx.Module):
             q_BTNH, k_BSKH = self._norm(q_BTNH, "q_norm"), self._norm(k_BSKH, "k_norm")
         q_BTNH, k_BSKH = rotate(q_BTNH, cos_BTF, sin_BTF), rotate(k_BSKH, cos_BTF, sin_BTF)
         if config.softcap is None:
-            out_BTNH = jax.nn.dot_product_attention(
-                q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None], scale=config.scale
-            )
+            out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None], scale=config.scale)
         else:
             out_BTNH = _softcapped_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, config.scale, config.softcap)
         return self._linear(out_BTNH.reshape(B, T, -1), "o_proj")
@@ -105,9 +99,7 @@ class Layer(nnx.Module):
         sorted_YD = x_XD[order // moe.top_k]
         gate = jax.lax.ragged_dot(sorted_YD, self._weight("experts_gate"), sizes_E)
         up = jax.lax.ragged_dot(sorted_YD, self._weight("experts_up"), sizes_E)
-        out_YD = jax.lax.ragged_dot(
-            ACTIVATIONS[self.config.activation](gate) * up, self._weight("experts_down"), sizes_E
-        )
+        out_YD = jax.lax.ragged_dot(ACTIVATIONS[self.config.activation](gate) * up, self._weight("experts_down"), sizes_E)
         weighted_YD = out_YD * share_Xk.reshape(-1)[order, None].astype(out_YD.dtype)
         return jnp.zeros_like(x_XD).at[order // moe.top_k].add(weighted_YD).reshape(x_BTD.shape)
 
@@ -120,7 +112,7 @@ def _softcapped_attention(
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
     logits = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH) * scale
     logits = (jnp.tanh(logits / softcap) * softcap).astype(jnp.float32)
-    logits = jnp.where(mask_BTS[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    logits = jnp.where(mask_BTS[:, None, None], logits, float(np.finfo(np.float32).min))
     shares = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("BKGTS,BSKH->BTKGH", shares, v_BSKH).reshape(B, T, N, H)
 
@@ -192,8 +184,11 @@ class Decoder(nnx.Module):
     def place(self, array: NDArray[Any]) -> jax.Array:
         """A host array on the devices that hold the weights, whole on each."""
         if self.mesh is not None:
-            return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec()))
-        return jax.device_put(array, next(iter(self.norm[...].devices())))
+            place: Any = NamedSharding(self.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+        else:
+            place = next(iter(self.norm[...].devices()))
+        placed: jax.Array = jax.device_put(array, place)
+        return placed
 
 
 def precision(dtype: Any) -> str:
@@ -206,4 +201,5 @@ def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -
     """Compiled `Decoder.last` of a split decoder."""
     decoder = nnx.merge(graph, state)
     with jax.default_matmul_precision(precision(decoder.norm[...].dtype)):
-        return decoder.last(ids_BT, mask_BT)
+        hidden_BD: jax.Array = decoder.last(ids_BT, mask_BT)
+        return hidden_BD

@@ -90,12 +90,12 @@ class _Loader:
             raise SourceError(f"{self.where} has no tensor {self.prefix + name}; config.json asks for it.")
         # A padded vocabulary has more rows than config.json says; nothing else may differ.
         if ref.shape != shape and not (name == EMBEDDING and ref.shape[1:] == shape[1:]):
-            raise SourceError(f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}.")
+            raise SourceError(
+                f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}."
+            )
         return ref
 
-    def _place(
-        self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]
-    ) -> jax.Array:
+    def _place(self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]) -> jax.Array:
         def cast(index: Index | None) -> Array:
             return np.ascontiguousarray(read(index or (slice(None),) * len(shape))).astype(self.dtype, copy=False)
 
@@ -105,7 +105,8 @@ class _Loader:
         parts: list[str | None] = [None] * len(shape)
         if shard_axis is not None and shape[shard_axis] % self.mesh.shape[name] == 0:
             parts[shard_axis] = name
-        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, PartitionSpec(*parts)), cast)
+        spec = PartitionSpec(*parts)  # type: ignore[no-untyped-call]
+        return jax.make_array_from_callback(shape, NamedSharding(self.mesh, spec), cast)
 
     def _one(self, name: str, shape: tuple[int, ...]) -> jax.Array:
         ref = self.ref(name, shape)

@@ -96,7 +96,7 @@ def _yarn(rope: Rope, options: dict[str, Any]) -> tuple[Floats, float]:
     attention_factor = options.get("attention_factor")
     if attention_factor is None:
         weights = options.get("mscale"), options.get("mscale_all_dim")
-        attention_factor = mscale(weights[0]) / mscale(weights[1]) if all(weights) else mscale(1.0)
+        attention_factor = mscale(weights[0]) / mscale(weights[1]) if weights[0] and weights[1] else mscale(1.0)
     low, high = dimension(options.get("beta_fast") or 32), dimension(options.get("beta_slow") or 1)
     if options.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)

@@ -106,7 +106,7 @@ def test_both_spellings_of_rope_are_one() -> None:
 
 def test_unknown_family_names_the_way_out() -> None:
     """A family without a JAX model is a usage error that names the torch backend."""
-    with pytest.raises(UsageError, match="gpt2.*--backend torch"):
+    with pytest.raises(UsageError, match=r"gpt2.*--backend torch"):
         decoder_config({"model_type": "gpt2"})
 
 
@@ -114,5 +114,5 @@ def test_bias_that_the_config_denies_is_refused(tmp_path: Path) -> None:
     """A bias in the checkpoint that config.json leaves out would be dropped, so it is refused."""
     saved(tmp_path, "llama", {"attention_bias": True})
     config = json.loads((tmp_path / "config.json").read_text()) | {"attention_bias": False}
-    with pytest.raises(SourceError, match="q_proj.bias"):
+    with pytest.raises(SourceError, match=r"q_proj\.bias"):
         load_decoder(open_checkpoint(tmp_path), config)
