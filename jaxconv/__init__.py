@@ -12,6 +12,7 @@ from jaxconv.errors import JaxconvError
 
 if TYPE_CHECKING:
     from jaxconv.conversion import ConversionResult, convert, inspect
+    from jaxconv.scoring import load
 
 __version__ = "0.1.0"
 
@@ -19,9 +20,10 @@ _LAZY = {
     "ConversionResult": "jaxconv.conversion",
     "convert": "jaxconv.conversion",
     "inspect": "jaxconv.conversion",
+    "load": "jaxconv.scoring",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect"]
+__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect", "load"]
 
 
 def __getattr__(name: str) -> Any:

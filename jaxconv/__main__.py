@@ -1,7 +1,5 @@
 """`python -m jaxconv`."""
 
-import sys
+from jaxconv.cli import run
 
-from jaxconv.cli import main
-
-sys.exit(main())
+run()

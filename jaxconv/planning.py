@@ -52,7 +52,7 @@ def make_plan(source: Source, options: Options) -> Plan:
     container = checkpoint.format
     layout, checkpoint = to_hf(checkpoint, text_config(config), options.layout)
     backbone = check_backbone(checkpoint, family, text_config(config))
-    lm_head = find_lm_head(checkpoint, family, text_config(config))
+    lm_head = find_lm_head(checkpoint, family, config)
     method = _method(options, preset)
     vocabulary = Vocabulary(source.assets)
     tokens = _tokens(options, preset, vocabulary, lm_head.weight.shape[0], method)

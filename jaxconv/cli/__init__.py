@@ -67,3 +67,8 @@ def _usage_or_raise(error: Exception) -> int:
         print("jaxconv: interrupted; nothing was published.", file=sys.stderr)
         return 130
     raise error
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

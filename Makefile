@@ -1,0 +1,34 @@
+# Every target sets up what it needs; a fresh machine wants Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+STAMP := $(VENV)/.installed
+
+.PHONY: test check demo test-vllm bench
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VLLM_VENV)/.installed: requirements/vllm.txt examples/setup_vllm.sh
+	bash examples/setup_vllm.sh $(PYTHON) $(VLLM_VENV)
+	touch $@
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm"
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+demo: $(STAMP)
+	$(VENV)/bin/python -m examples.demo
+
+test-vllm: $(STAMP) $(VLLM_VENV)/.installed
+	$(VENV)/bin/python -m pytest -q -m vllm
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks

@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tests.support.tiny import tiny_checkpoint  # noqa: E402  (the hub must be off before transformers is imported)
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tied Qwen3 in one file."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("qwen3") / "model", "qwen3", tie=True)
+
+
+@pytest.fixture(scope="session")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untied Llama in three shards."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("untied") / "model", "llama", tie=False, shards=3)
