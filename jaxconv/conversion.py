@@ -12,8 +12,8 @@ from typing import Any
 from jaxconv.backends import get_backend
 from jaxconv.bundle import write_bundle
 from jaxconv.bundle.provenance import file_sha256, provenance
-from jaxconv.bundle.tokenizer import PadToken, find_pad_token
 from jaxconv.bundle.template import render
+from jaxconv.bundle.tokenizer import PadToken, find_pad_token
 from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import JaxconvError, RefusedError, SourceError, UsageError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
@@ -90,9 +90,7 @@ def convert(
     check_output(target, folders, overwrite)
     arithmetic = get_backend(backend, device)
     plan = make_plan(found, Options(template=read_template(template), **options))
-    head = compute_head(
-        *read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic
-    )
+    head = compute_head(*read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic)
     files = plan_files(
         plan.checkpoint,
         tuple(plan.checkpoint.tensors),

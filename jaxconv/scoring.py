@@ -25,9 +25,7 @@ class Logits(Protocol):
         ...
 
 
-def load(
-    path: Path | str, backend: str = "auto", mesh: Any = None, device: str = "auto", dtype: str | None = None
-) -> Scorer:
+def load(path: Path | str, backend: str = "auto", mesh: Any = None, device: str = "auto", dtype: str | None = None) -> Scorer:
     """A converted folder, ready to score. `dtype` is the backbone's (default float32), never the head's.
 
     Raises `BackendUnavailable` for a backend that is unknown or missing, `SourceError` for a folder that is no
@@ -88,9 +86,7 @@ class Scorer:
         """One score per document, in order. `raw` leaves the activation out."""
         return self.score_pairs([(query, document) for document in documents], raw, instruction)
 
-    def score_pairs(
-        self, pairs: Sequence[tuple[str, str]], raw: bool = False, instruction: str | None = None
-    ) -> list[float]:
+    def score_pairs(self, pairs: Sequence[tuple[str, str]], raw: bool = False, instruction: str | None = None) -> list[float]:
         """One score per (query, document). Raises `UsageError` for a model with several labels: see `logits`."""
         rows = self.logits(pairs, instruction)
         if rows and len(rows[0]) != 1:

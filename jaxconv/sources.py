@@ -65,9 +65,7 @@ def choose_files(names: Sequence[str], *, weights: bool) -> list[str]:
     return chosen
 
 
-def fetch(
-    repo: str, *, revision: str | None, token: str | None, offline: bool, weights: bool
-) -> tuple[Path, str | None]:
+def fetch(repo: str, *, revision: str | None, token: str | None, offline: bool, weights: bool) -> tuple[Path, str | None]:
     """Brings the needed files of a hub repository into the hub's cache: the snapshot folder and its commit.
 
     Raises `SourceError` naming what the hub answered and what to do.
@@ -130,5 +128,3 @@ def max_shard_bytes(text: str) -> int:
     if size <= 0:
         raise UsageError(f"--max-shard-size {text!r} is no size; expected one like 5GB or 500MB.")
     return size
-
-

@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.support.tiny import tiny_checkpoint  # noqa: E402  (the hub must be off before transformers is imported)
+from tests.support.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class TorchClassifier:
         tensors: dict[str, torch.Tensor] = {}
         for path in _files(folder):
             with safe_open(path, "pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys() if key.startswith("score.")}  # noqa: SIM118
+                tensors |= {key: file.get_tensor(key) for key in file.keys() if key.startswith("score.")}
         self.weight = tensors["score.weight"].float().to(self.device)
         bias = tensors.get("score.bias")
         self.bias = None if bias is None else bias.float().to(self.device)

@@ -32,9 +32,9 @@ def json_list(flag: str, text: str | None) -> list[Any] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{flag} {text!r} is no JSON ({error}); expected a list like '[\"no\",\"yes\"]'.") from None
+        raise UsageError(f'{flag} {text!r} is no JSON ({error}); expected a list like \'["no","yes"]\'.') from None
     if not isinstance(value, list):
-        raise UsageError(f"{flag} {text!r} is a JSON {type(value).__name__}; expected a list like '[\"no\",\"yes\"]'.")
+        raise UsageError(f'{flag} {text!r} is a JSON {type(value).__name__}; expected a list like \'["no","yes"]\'.')
     return value
 
 

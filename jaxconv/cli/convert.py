@@ -100,10 +100,12 @@ def summary(result: Any) -> str:
     plan = result.plan
     tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
     order = " (false first, true second)" if len(plan.tokens) == 2 else ""
+    head = f"F32 [{plan.num_labels}, {plan.hidden_size}] from {plan.lm_head.weight.name}"
     lines = [
         f"{plan.family.architecture} -> {plan.family.target_architecture}  [{plan.format}, layout {plan.layout}]",
-        f"tokens      {tokens}{order}, {plan.method}" + (f", preset {plan.preset} by {plan.preset_origin}" if plan.preset else ""),
-        f"head        F32 [{plan.num_labels}, {plan.hidden_size}] from {plan.lm_head.weight.name} by {result.backend} on {result.device}",
+        f"tokens      {tokens}{order}, {plan.method}"
+        + (f", preset {plan.preset} by {plan.preset_origin}" if plan.preset else ""),
+        f"head        {head} by {result.backend} on {result.device}",
         f"activation  {plan.activation}, score = {plan.calibration.scale:g} x logit {plan.calibration.bias:+g}",
         "files       " + ", ".join(f"{name} ({how})" for name, how in result.files.items()),
         f"size        {human_bytes(result.nbytes)} in {result.seconds:.2f} s",

@@ -134,9 +134,7 @@ def family_for(config: Mapping[str, Any]) -> Family:
             "config.json); expected a causal LM, whose last token's logits are the answer."
         )
     if architecture is not None and not str(architecture).endswith("ForCausalLM"):
-        raise RefusedError(
-            f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {known}"
-        )
+        raise RefusedError(f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {known}")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise RefusedError(f"config.json has model_type {model_type!r}, a family that jaxconv does not know. {known}")
     row = FAMILIES[model_type]

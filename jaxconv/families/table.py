@@ -42,9 +42,7 @@ MLP = _layer(mlp__gate_proj="F D", mlp__up_proj="F D", mlp__down_proj="D F")
 MLP_BIAS = _layer(mlp__gate_proj_bias="F", mlp__up_proj_bias="F", mlp__down_proj_bias="D")
 FUSED_MLP = _layer(mlp__gate_up_proj="2F D", mlp__down_proj="D F")
 _EXPERT = "block_sparse_moe__experts__{e}__"
-MIXTRAL_MOE = _layer(
-    block_sparse_moe__gate="E D", **{_EXPERT + "w1": "F D", _EXPERT + "w2": "D F", _EXPERT + "w3": "F D"}
-)
+MIXTRAL_MOE = _layer(block_sparse_moe__gate="E D", **{_EXPERT + "w1": "F D", _EXPERT + "w2": "D F", _EXPERT + "w3": "F D"})
 _EXPERT = "mlp__experts__{e}__"
 QWEN_MOE = _layer(
     mlp__gate="E D",
@@ -73,9 +71,7 @@ STARCODER2 = {
 }  # fmt: skip
 STARCODER2_BIAS = {**ATTENTION_BIAS, **_layer(mlp__c_fc_bias="F", mlp__c_proj_bias="D")}
 STABLELM = {**EMBED, "model.norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
-STABLELM_QK_NORM = _layer(
-    **{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"}
-)
+STABLELM_QK_NORM = _layer(**{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"})
 STABLELM_SERIAL = _layer(post_attention_layernorm="D", post_attention_layernorm_bias="D")
 
 

@@ -45,9 +45,7 @@ def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
             f"{checkpoint.path}: {len(wrong)} tensors are no leaf of transformers' Flax models: {', '.join(wrong[:5])}. "
             f"Expected leaves {', '.join(LEAVES)}; choose another layout with --layout."
         )
-    return Checkpoint(
-        checkpoint.format, checkpoint.path, tensors, metadata=checkpoint.metadata, notes=checkpoint.notes
-    )
+    return Checkpoint(checkpoint.format, checkpoint.path, tensors, metadata=checkpoint.metadata, notes=checkpoint.notes)
 
 
 def transposed(ref: TensorRef, name: str) -> TensorRef:

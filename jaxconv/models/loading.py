@@ -90,9 +90,7 @@ class _Loader:
             raise SourceError(f"{self.where} has no tensor {self.prefix + name}; config.json asks for it.")
         # A padded vocabulary has more rows than config.json says; nothing else may differ.
         if ref.shape != shape and not (name == EMBEDDING and ref.shape[1:] == shape[1:]):
-            raise SourceError(
-                f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}."
-            )
+            raise SourceError(f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}.")
         return ref
 
     def _place(self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]) -> jax.Array:

@@ -39,7 +39,7 @@ class Preset:
 
 def _parse(name: str, table: dict[str, Any]) -> Preset:
     calibration = table.pop("calibration", None)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return Preset(name=name, calibration=Affine(**calibration) if calibration else None, **values)
 
 
@@ -59,8 +59,7 @@ def get(name: str) -> Preset:
         if preset.name == name:
             return preset
     raise UsageError(
-        f"preset {name!r} is unknown; known: {', '.join(preset.name for preset in presets())}. "
-        "See `jaxconv presets`."
+        f"preset {name!r} is unknown; known: {', '.join(preset.name for preset in presets())}. See `jaxconv presets`."
     )
 
 

@@ -128,9 +128,7 @@ def read_shard(path: Path) -> Shard:
         refs[name] = file_tensor(name, dtype, shape, Extent(path, start + begin, stop - begin))
     if start + end != size:
         finding = "truncated" if start + end > size else "followed by bytes that no tensor owns"
-        raise SourceError(
-            f"{path} is {finding}: it has {size} bytes, its header describes {start + end}. Download it again."
-        )
+        raise SourceError(f"{path} is {finding}: it has {size} bytes, its header describes {start + end}. Download it again.")
     return ShardFile(path, tuple(refs), size), refs, {key: str(value) for key, value in metadata.items()}
 
 
@@ -204,7 +202,7 @@ def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offse
     if dtype not in NUMPY_NAMES:
         raise SourceError(f"{path}: tensor {name} is {dtype}, which can be copied but not read as numbers.")
     array = np.empty(shape, numpy_dtype(dtype))
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = memoryview(array.reshape(-1).view(np.uint8).data)
     file = os.open(path, os.O_RDONLY)
     try:
         done = 0

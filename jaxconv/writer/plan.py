@@ -91,8 +91,7 @@ def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int) -> tuple[OutputFile
         return (OutputFile(SINGLE, tuple(groups[0])),)
     count = len(groups)
     return tuple(
-        OutputFile(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(group))
-        for number, group in enumerate(groups, 1)
+        OutputFile(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(group)) for number, group in enumerate(groups, 1)
     )
 
 

@@ -26,10 +26,10 @@ def write_file(plan: OutputFile, folder: Path, copy_mode: str, progress: Progres
     `progress` is called with the number of bytes done since the last call.
     """
     target = folder / plan.name
-    if plan.verbatim is not None and copy_mode in ("link", "reflink"):
-        if (_link if copy_mode == "link" else _reflink)(plan.verbatim, target):
-            progress(plan.nbytes)
-            return copy_mode
+    share = {"link": _link, "reflink": _reflink}.get(copy_mode)
+    if share is not None and plan.verbatim is not None and share(plan.verbatim, target):
+        progress(plan.nbytes)
+        return copy_mode
     with target.open("xb", buffering=0) as file:
         if plan.verbatim is not None:
             size = plan.verbatim.stat().st_size
@@ -69,7 +69,7 @@ def _write_tensor(ref: TensorRef, target: int, progress: Progress) -> None:
     array = np.ascontiguousarray(ref.read())
     if array.nbytes != ref.nbytes:
         raise SourceError(f"tensor {ref.name} gave {array.nbytes} bytes; expected {ref.nbytes} ({ref.dtype}).")
-    _write_all(target, memoryview(array.reshape(-1).view(np.uint8)))
+    _write_all(target, array.reshape(-1).view(np.uint8).data)
     progress(array.nbytes)
 
 

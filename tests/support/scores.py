@@ -22,9 +22,7 @@ def causal_logits(source: Path, prompts: list[str], ids: list[int]) -> torch.Ten
 @torch.inference_mode()
 def classifier_logits(output: Path, prompts: list[str]) -> tuple[torch.Tensor, dict[str, object]]:
     """Logits [prompts, num_labels] of the classifier, batched with padding, and transformers' loading report."""
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        output, dtype=torch.float32, output_loading_info=True
-    )
+    model, report = AutoModelForSequenceClassification.from_pretrained(output, dtype=torch.float32, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(output)
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     return model.eval()(**batch).logits, report

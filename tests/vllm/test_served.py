@@ -109,7 +109,12 @@ def test_tiny_families(tmp_path: Path, model_type: str, tie: bool, shards: int, 
     template = tmp_path / "prompt.jinja"
     template.write_text("Query: {{ query }}\nPassage: {{ document }}\nRelevant:\n\n")
     jaxconv.convert(
-        source, tmp_path / "out", classifier_from_tokens=["no", "yes"], copy_mode=copy_mode, template=template, backend="jax"
+        source,
+        tmp_path / "out",
+        classifier_from_tokens=["no", "yes"],
+        copy_mode=copy_mode,
+        template=template,
+        backend="jax",
     )
     check_served(source, tmp_path / "out", tokenizer(False).convert_tokens_to_ids(["no", "yes"]), tmp_path / "log")
 
@@ -120,6 +125,11 @@ def test_smollm2(tmp_path: Path) -> None:
     from examples.smollm2 import checkpoint
 
     jaxconv.convert(
-        checkpoint(), tmp_path / "out", classifier_from_tokens=["ĠNo", "ĠYes"], template=PROMPT, copy_mode="link", backend="jax"
+        checkpoint(),
+        tmp_path / "out",
+        classifier_from_tokens=["ĠNo", "ĠYes"],
+        template=PROMPT,
+        copy_mode="link",
+        backend="jax",
     )
     check_served(checkpoint(), tmp_path / "out", [2838, 9230], tmp_path / "log")
