@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from typing import Any
 
 from jaxconv.backends import get_backend
 from jaxconv.bundle import write_bundle
+from jaxconv.bundle.config import read_json
 from jaxconv.bundle.provenance import file_sha256, provenance
 from jaxconv.bundle.template import render
 from jaxconv.bundle.tokenizer import PadToken, find_pad_token
 from jaxconv.checkpoint import Array, TensorRef
-from jaxconv.errors import JaxconvError, RefusedError, SourceError, UsageError
+from jaxconv.errors import RefusedError, TokenError, UsageError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.plan import Plan
-from jaxconv.planning import Options, describe, make_plan, read_template
+from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
 from jaxconv.sources import max_shard_bytes, resolve
 from jaxconv.tokens import Vocabulary
 from jaxconv.writer import OutputFile, index_json, plan_files, staged_output, write_file
@@ -89,7 +89,8 @@ def convert(
     folders = tuple(path for path in (found.weights, found.assets) if isinstance(path, Path))
     check_output(target, folders, overwrite)
     arithmetic = get_backend(backend, device)
-    plan = make_plan(found, Options(template=read_template(template), **options))
+    chosen = Options(template=read_template(template), **options)
+    plan = make_plan(read_model(found, chosen), chosen)
     head = compute_head(*read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic)
     files = plan_files(
         plan.checkpoint,
@@ -169,32 +170,18 @@ def inspect(
     """
     found = resolve(source, base=base, revision=revision, token=token, offline=offline)
     chosen = Options(template=read_template(template), **options)
+    config = read_json(found.assets / "config.json", "the model's configuration")
+    said: dict[str, Any] = {
+        "source": found.name,
+        **dict.fromkeys(("format", "layout", "target_architecture", "num_parameters", "bytes", "dtype", "lm_head")),
+        "model_type": config.get("model_type"),
+        "architecture": (config.get("architectures") or [None])[0],
+        "logit_transform": None,
+        **UNDECIDED,
+    }
     try:
-        return describe(make_plan(found, chosen))
-    except (UsageError, SourceError):
-        raise
-    except JaxconvError as error:
-        return _refused(source, found.assets, str(error), isinstance(error, RefusedError))
-
-
-def _refused(source: str | Path, assets: Path, reason: str, _final: bool) -> dict[str, Any]:
-    """The keys of `describe` with what can be said of a source that is refused."""
-    from jaxconv.bundle.config import read_json
-
-    with contextlib.suppress(SourceError):
-        config = read_json(assets / "config.json", "the model's configuration")
-        empty = dict.fromkeys(
-            ("format", "layout", "target_architecture", "num_parameters", "bytes", "dtype", "lm_head", "preset", "method")
-        )
-        return {
-            "source": str(source),
-            **empty,
-            "model_type": config.get("model_type"),
-            "architecture": (config.get("architectures") or [None])[0],
-            "tokens": [],
-            "logit_transform": None,
-            "convertible": False,
-            "refusals": [reason],
-            "warnings": [],
-        }
-    raise SourceError(reason)
+        model = read_model(found, chosen)
+        said = describe(model)
+        return describe(make_plan(model, chosen))
+    except (RefusedError, TokenError) as error:
+        return {**said, "refusals": [str(error)]}

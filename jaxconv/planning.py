@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from jaxconv.bundle.config import read_json, stale_keys
 from jaxconv.bundle.template import prompt_for, render
+from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError, UsageError
-from jaxconv.families import check_backbone, family_for, find_lm_head, text_config
+from jaxconv.families import Family, check_backbone, family_for, find_lm_head, text_config
 from jaxconv.layouts import to_hf
-from jaxconv.plan import METHODS, Activation, Affine, Method, Plan, Source, Token
+from jaxconv.plan import METHODS, Activation, Affine, LmHead, LogitTransform, Method, Plan, Prompt, Source, Token
 from jaxconv.presets import Preset
 from jaxconv.presets.detect import detect
 from jaxconv.readers import open_checkpoint
@@ -43,58 +44,87 @@ class Options:
     use_sep_token: bool = False
 
 
-def make_plan(source: Source, options: Options) -> Plan:
-    """What a conversion of `source` will do. Raises a `JaxconvError` for anything that would not be exact."""
-    preset, origin = detect(source, options.preset)
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a source is, whatever is asked of it: its backbone's tensors, its head, its family."""
+
+    source: Source
+    checkpoint: Checkpoint
+    format: str
+    layout: str
+    config: Mapping[str, Any]
+    family: Family
+    lm_head: LmHead
+    transform: LogitTransform
+
+
+def read_model(source: Source, options: Options) -> Model:
+    """The model of a source. Raises `SourceError` and `RefusedError` for what is damaged or not convertible."""
     config = read_json(source.assets / "config.json", "the model's configuration")
     family = family_for(config)
-    checkpoint = open_checkpoint(source.weights, options.step)
-    container = checkpoint.format
-    layout, checkpoint = to_hf(checkpoint, text_config(config), options.layout)
-    backbone = check_backbone(checkpoint, family, text_config(config))
+    found = open_checkpoint(source.weights, options.step)
+    layout, checkpoint = to_hf(found, text_config(config), options.layout)
+    backbone = set(check_backbone(checkpoint, family, text_config(config)))
     lm_head = find_lm_head(checkpoint, family, config)
+    tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
+    return Model(
+        source=source,
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
+        format=found.format,
+        layout=layout,
+        config=config,
+        family=family,
+        lm_head=lm_head,
+        transform=dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None),
+    )
+
+
+def make_plan(model: Model, options: Options) -> Plan:
+    """What a conversion of the model will do. Raises a `JaxconvError` for anything that would not be exact."""
+    preset, origin = detect(model.source, options.preset)
     method = _method(options, preset)
-    vocabulary = Vocabulary(source.assets)
-    tokens = _tokens(options, preset, vocabulary, lm_head.weight.shape[0], method)
-    transform = dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None)
+    vocabulary = Vocabulary(model.source.assets)
+    tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
     prompt = prompt_for(preset, options.template)
     render(prompt.template, "query", "document", prompt.instruction)
-    calibration = _calibration(options, preset)
-    warnings = [*checkpoint.notes]
+    return Plan(
+        source=model.source,
+        checkpoint=model.checkpoint,
+        format=model.format,
+        layout=model.layout,
+        config=model.config,
+        family=model.family,
+        lm_head=model.lm_head,
+        transform=model.transform,
+        tokens=tokens,
+        method=method,
+        prompt=prompt,
+        activation=_activation(options, preset),
+        calibration=_calibration(options, preset),
+        preset=preset.name if preset else None,
+        preset_origin=origin,
+        dtype=_dtype(options.dtype),
+        use_sep_token=options.use_sep_token,
+        warnings=_warnings(model, prompt, method, options),
+    )
+
+
+def _warnings(model: Model, prompt: Prompt, method: Method, options: Options) -> tuple[str, ...]:
+    warnings = [*model.checkpoint.notes]
     if not prompt.known:
         warnings.append(
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
             "pass --template or --preset."
         )
-    if transform.softcap is not None:
-        warnings.append(_softcap(transform.softcap, method, options.allow_approximate))
-    if stale_keys(config):
-        warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(stale_keys(config))}.")
-    if "auto_map" in config:
+    if model.transform.bias:
+        warnings.append("the LM head has a bias: vLLM adds score.bias, transformers' classes leave it out.")
+    if model.transform.softcap is not None:
+        warnings.append(_softcap(model.transform.softcap, method, options.allow_approximate))
+    if stale_keys(model.config):
+        warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(stale_keys(model.config))}.")
+    if "auto_map" in model.config:
         warnings.append("auto_map of config.json is left out: it would load the source's remote code.")
-    return Plan(
-        source=source,
-        checkpoint=dataclasses.replace(
-            checkpoint,
-            tensors={n: ref for n, ref in checkpoint.tensors.items() if n in set(backbone)},
-        ),
-        format=container,
-        layout=layout,
-        config=config,
-        family=family,
-        lm_head=lm_head,
-        transform=transform,
-        tokens=tokens,
-        method=method,
-        prompt=prompt,
-        activation=_activation(options, preset),
-        calibration=calibration,
-        preset=preset.name if preset else None,
-        preset_origin=origin,
-        dtype=_dtype(options.dtype),
-        use_sep_token=options.use_sep_token,
-        warnings=tuple(warnings),
-    )
+    return tuple(warnings)
 
 
 def _method(options: Options, preset: Preset | None) -> Method:
@@ -175,32 +205,43 @@ def read_template(path: str | Path | None) -> str | None:
         raise UsageError(f"--template {path} cannot be read ({error}); expected a Jinja file in UTF-8.") from None
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """The plan as the JSON of `jaxconv inspect`."""
-    head = plan.lm_head
+def describe(model: Model | Plan) -> dict[str, Any]:
+    """The model or plan as the JSON of `jaxconv inspect`; a plan adds what was decided."""
+    head, transform = model.lm_head, model.transform
     return {
-        "source": plan.source.name,
-        "format": plan.format,
-        "layout": plan.layout,
-        "model_type": plan.family.model_type,
-        "architecture": plan.family.architecture,
-        "target_architecture": plan.family.target_architecture,
-        "num_parameters": sum(math.prod(ref.shape) for ref in plan.checkpoint.tensors.values()),
-        "bytes": plan.checkpoint.nbytes,
-        "dtype": plan.dtype or head.weight.dtype,
+        "source": model.source.name,
+        "format": model.format,
+        "layout": model.layout,
+        "model_type": model.family.model_type,
+        "architecture": model.family.architecture,
+        "target_architecture": model.family.target_architecture,
+        "num_parameters": sum(math.prod(ref.shape) for ref in model.checkpoint.tensors.values()),
+        "bytes": model.checkpoint.nbytes,
+        "dtype": head.weight.dtype,
         "lm_head": {
             "tensor": head.weight.name,
             "tied": head.tied,
             "shape": list(head.weight.shape),
             "bias": head.bias is not None,
         },
+        "logit_transform": {"scale": transform.scale, "bias": transform.bias, "softcap": transform.softcap},
+        **(_decided(model) if isinstance(model, Plan) else UNDECIDED),
+    }
+
+
+# The keys of `inspect` that a refusal leaves open.
+UNDECIDED: Mapping[str, Any] = {
+    "preset": None, "method": None, "tokens": [], "convertible": False, "refusals": [], "warnings": [],
+}  # fmt: skip
+
+
+def _decided(plan: Plan) -> dict[str, Any]:
+    return {
         "preset": plan.preset,
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
-        "logit_transform": {
-            "scale": plan.transform.scale, "bias": plan.transform.bias, "softcap": plan.transform.softcap,
-        },
         "convertible": True,
         "refusals": [],
         "warnings": list(plan.warnings),
-    }  # fmt: skip
+        "prompt": render(plan.prompt.template, "{query}", "{document}", plan.prompt.instruction),
+    }

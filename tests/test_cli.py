@@ -1,0 +1,62 @@
+"""The command line: vLLM's flags, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxconv.cli import main
+
+TOKENS = '["no","yes"]'
+
+
+def test_vllms_flags_work(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flags of vLLM's script give what ours give."""
+    theirs = ["--model_name", str(qwen3), "--path", str(tmp_path / "a"), "--classifier_from_tokens", TOKENS]
+    assert main(["convert", *theirs, "--method", "from_2_way_softmax", "--use-pad-token", "--backend", "numpy"]) == 0
+    ours = ["convert", str(qwen3), str(tmp_path / "b"), "--classifier-from-tokens", TOKENS, "--use-sep-token"]
+    assert main([*ours, "--backend", "numpy"]) == 0
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["use_pad_token"] is True
+    assert "false first, true second" in capsys.readouterr().out
+
+
+def test_json_is_one_document(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints one document and nothing else."""
+    arguments = ["convert", str(qwen3), str(tmp_path / "out"), "--classifier-from-tokens", TOKENS, "--json"]
+    assert main([*arguments, "--backend", "numpy"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["convertible"] and document["tokens"][1]["text"] == "yes" and document["backend"] == "numpy"
+
+
+def test_inspect_has_the_documented_keys(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`inspect --json` has every key of the contract, with tokens and without."""
+    keys = set(
+        "source format layout model_type architecture target_architecture num_parameters bytes dtype lm_head preset "
+        "method tokens logit_transform convertible refusals warnings".split()  # noqa: SIM905 (reads better)
+    )
+    assert main(["inspect", str(qwen3), "--json", "--classifier-from-tokens", TOKENS]) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert keys <= full.keys() and full["convertible"] and full["lm_head"]["tied"]
+    assert main(["inspect", str(qwen3), "--json"]) == 0
+    bare = json.loads(capsys.readouterr().out)
+    assert keys <= bare.keys() and not bare["convertible"] and "no tokens" in bare["refusals"][0]
+    assert bare["target_architecture"] == "Qwen3ForSequenceClassification" and bare["lm_head"]["tied"]
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`presets` lists names, and one in full."""
+    assert main(["presets", "--json"]) == 0
+    names = {entry["name"] for entry in json.loads(capsys.readouterr().out)}
+    assert {"qwen3-reranker", "mxbai-rerank-base-v2", "bge-reranker-v2-gemma"} <= names
+    assert main(["presets", "qwen3-reranker"]) == 0
+    assert "9693" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["nonsense"], 2), (["convert", "--nonsense"], 2)])
+def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 done, 2 wrong usage."""
+    assert main(arguments) == code
