@@ -99,7 +99,7 @@ def test_transformers_agrees(tmp_path: Path, model_type: str) -> None:
     assert set(report["unexpected_keys"]) == (set() if bias is None else {"score.bias"})
     assert scores.shape == (len(PROMPTS), 1)
     if bias is not None:
-        scores += float(bias[0])
+        scores = scores + float(bias[0])
     assert (scores[:, 0] - (logits[:, 1] - logits[:, 0])).abs().max() <= 1e-4
 
 
