@@ -34,27 +34,10 @@ def test_json_is_one_document(qwen3: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_inspect_has_the_documented_keys(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`inspect --json` has every key of the contract, with tokens and without."""
-    keys = set(
-        [
-            "source",
-            "format",
-            "layout",
-            "model_type",
-            "architecture",
-            "target_architecture",
-            "num_parameters",
-            "bytes",
-            "dtype",
-            "lm_head",
-            "preset",
-            "method",
-            "tokens",
-            "logit_transform",
-            "convertible",
-            "refusals",
-            "warnings",
-        ]
-    )
+    keys = {
+        *("source", "format", "layout", "model_type", "architecture", "target_architecture", "num_parameters", "bytes"),
+        *("dtype", "lm_head", "preset", "method", "tokens", "logit_transform", "convertible", "refusals", "warnings"),
+    }
     assert main(["inspect", str(qwen3), "--json", "--classifier-from-tokens", TOKENS]) == 0
     full = json.loads(capsys.readouterr().out)
     assert keys <= full.keys() and full["convertible"] and full["lm_head"]["tied"]
