@@ -203,6 +203,7 @@ CASES = (
     Case("no tokenizer", ("tokenizer.json",), damage=remove("tokenizer.json")),
     Case("tokenizer damaged", ("tokenizer.json", "cannot be read"), damage=content("tokenizer.json", lambda raw: raw[:99])),
     Case("adapter only", ("adapter", "Merge"), damage=only("adapter_model.safetensors", "adapter_config.json")),
+    Case("pickle only", ("no zip archive", "safetensors"), damage=only("pytorch_model.bin")),
     Case("no weights", ("no weights",), damage=only()),
     Case("empty folder", ("config.json",), damage=empty),
     Case("source a file", ("is a file", "folder"), source="source/config.json"),

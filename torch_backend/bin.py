@@ -1,0 +1,47 @@
+"""PyTorch `.bin` files, mapped into memory and read tensor by tensor."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# torch dtype -> safetensors name
+DTYPES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+
+
+def load(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, mapped and not read. `ValueError` for anything that is not a dict of dense tensors.
+
+    Nothing of the pickle runs but what builds tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive: truncated, or of a torch older than 1.6; load and save it again")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        asked = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+        reason = asked[0] if asked else (lines[0] if lines else type(error).__name__)
+        raise ValueError(f"its pickle wants more than tensors, or is damaged: {reason}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not names and tensors")
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.dtype not in DTYPES:
+            raise ValueError(f"its entry {name!r} is no dense tensor of a known dtype")
+    return found
+
+
+def to_numpy(tensor: torch.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The tensor's values as an array of the NumPy (or ml_dtypes) dtype of the same bits, in C order."""
+    dense = tensor.detach().contiguous()
+    return dense.reshape(-1).view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
