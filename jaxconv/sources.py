@@ -76,13 +76,16 @@ def fetch(repo: str, *, revision: str | None, token: str | None, offline: bool, 
     local_only = offline or constants.is_offline_mode()
     try:
         if local_only:
-            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+            # A cached snapshot counts as complete when what we would have fetched is there.
+            needed = [*ASSETS, *WEIGHTS[0]]
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=needed))
             return folder, folder.name
         info = HfApi(token=token).model_info(repo, revision=revision)
         names = [entry.rfilename for entry in info.siblings or []]
         files = choose_files(names, weights=weights)
-        folder = Path(snapshot_download(repo, revision=info.sha, token=token, allow_patterns=files))
-        return folder, info.sha
+        # By the name of the revision, so that the cache remembers it for offline use.
+        folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=files))
+        return folder, folder.name
     except LocalEntryNotFoundError as error:
         raise SourceError(
             f"{repo} is no folder here and is not in the hub's cache ({constants.HF_HUB_CACHE}), which is all that may be "

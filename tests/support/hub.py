@@ -1,0 +1,102 @@
+"""A small model hub on the loopback, enough for huggingface_hub's real client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_secret"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves folders as repositories. `requests` lists what was asked for, `gated` what wants the token."""
+
+    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = ()) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos, self.gated = repos, gated
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """The endpoint."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The routes of the hub that a download uses: model info, tree and files."""
+
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is printed."""
+
+    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
+        """Sends one answer, without the body to HEAD."""
+        self.send_response(code)
+        headers.setdefault("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        """As GET, without the body."""
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """Routes one request."""
+        path = self.path.split("?")[0].strip("/")
+        api = path.startswith("api/models/")
+        parts = (path.removeprefix("api/models/") if api else path).split("/")
+        repo, rest = "/".join(parts[:2]), parts[2:]
+        self.server.requests.append(f"{self.command} {path}")
+        if repo not in self.server.repos:
+            return self.answer(401, X_Error_Code="RepoNotFound")
+        if repo in self.server.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted.")
+        if len(rest) > 1 and rest[1] not in ("main", "v1", COMMIT):
+            return self.answer(404, X_Error_Code="RevisionNotFound")
+        folder = self.server.repos[repo]
+        if api:
+            files = {str(entry.relative_to(folder)): entry for entry in sorted(folder.rglob("*")) if entry.is_file()}
+            if rest[:1] == ["tree"]:
+                entries = [
+                    {
+                        "type": "file",
+                        "path": name,
+                        "size": entry.stat().st_size,
+                        "oid": hashlib.sha1(name.encode()).hexdigest(),
+                    }
+                    for name, entry in files.items()
+                ]
+                return self.answer(200, json.dumps(entries).encode(), Content_Type="application/json")
+            document = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            return self.answer(200, json.dumps(document).encode(), Content_Type="application/json")
+        file = folder.joinpath(*rest[2:])
+        if not file.is_file():
+            return self.answer(404, X_Error_Code="EntryNotFound")
+        body = file.read_bytes()
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        return self.answer(200, body, ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
+
+
+@contextmanager
+def serving(repos: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[Hub]:
+    """A hub that runs as long as the block."""
+    hub = Hub(repos, gated)
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()

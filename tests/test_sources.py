@@ -1,0 +1,102 @@
+"""Sources from a hub, by huggingface_hub's real client against a hub on the loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jaxconv.errors import UsageError
+from jaxconv.sources import choose_files, max_shard_bytes
+from tests.support.hub import COMMIT, TOKEN, Hub, serving
+
+
+@pytest.fixture
+def hub(qwen3: Path, tmp_path: Path) -> Iterator[Hub]:
+    """A hub with a model that also has files nobody needs, and a gated copy of it."""
+    folder = tmp_path / "repo"
+    shutil.copytree(qwen3, folder)
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 1000)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"x")
+    with serving({"team/reranker": folder, "team/gated": folder}, gated=("team/gated",)) as server:
+        yield server
+
+
+def convert(hub_url: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `jaxconv convert ... out` in a process of its own, with its own cache."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub_url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-m", "jaxconv", "convert", arguments[0], str(home / "out"), *arguments[1:]]
+    command += ["--token-ids", "[5,6]", "--backend", "numpy", "--overwrite", "--quiet"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_only_what_is_needed_is_fetched_and_the_commit_recorded(hub: Hub, tmp_path: Path) -> None:
+    """safetensors, config and tokenizer come; .bin and ONNX do not; a second run offline needs no hub."""
+    found = convert(hub.url, tmp_path, "team/reranker", "--revision", "v1")
+    assert found.returncode == 0, found.stderr
+    record = json.loads((tmp_path / "out" / "jaxconv.json").read_text())
+    assert record["source"] == "team/reranker" and record["revision"] == COMMIT
+    assert "base_model: team/reranker" in (tmp_path / "out" / "README.md").read_text()
+    asked = " ".join(hub.requests)
+    assert "model.safetensors" in asked and "config.json" in asked
+    assert ".bin" not in asked and "onnx" not in asked
+    before = len(hub.requests)
+    again = convert(hub.url, tmp_path, "team/reranker", "--revision", "v1", "--offline")
+    assert again.returncode == 0, again.stderr
+    assert len(hub.requests) == before
+
+
+def test_gated_needs_the_token(hub: Hub, tmp_path: Path) -> None:
+    """Without a token the message says how to get in; with it the conversion works."""
+    refused = convert(hub.url, tmp_path, "team/gated")
+    assert refused.returncode == 1 and "hf auth login" in refused.stderr and "gated" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    allowed = convert(hub.url, tmp_path, "team/gated", "--token", TOKEN)
+    assert allowed.returncode == 0, allowed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("team/nothing",), "neither a folder here nor a model on the hub"),
+        (("team/reranker", "--revision", "v9"), "no revision 'v9'"),
+        (("team/reranker", "--offline"), "without --offline"),
+    ],
+)
+def test_what_the_hub_lacks_is_said(hub: Hub, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    """A missing model, revision or cache entry is a message with the next step, and no traceback."""
+    found = convert(hub.url, tmp_path, *arguments)
+    assert found.returncode == 1 and says in found.stderr and "Traceback" not in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_network_is_said(tmp_path: Path) -> None:
+    """A hub that does not answer is a message, not a traceback."""
+    found = convert("http://127.0.0.1:9", tmp_path, "team/reranker")
+    assert found.returncode == 1 and "cannot be reached" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_one_format_of_weights_is_chosen() -> None:
+    """safetensors before Flax before .bin; never two."""
+    assets = ["config.json", "tokenizer.json"]
+    flax, torch = ["flax_model.msgpack"], ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"]
+    single = ["model.safetensors", "consolidated.safetensors"]
+    assert choose_files(assets + torch + flax + single, weights=True) == [*assets, "model.safetensors"]
+    assert choose_files(assets + torch + flax, weights=True) == assets + flax
+    assert choose_files(assets + torch, weights=True) == assets + torch
+    assert choose_files(assets + torch, weights=False) == assets
+
+
+def test_sizes_are_read_as_on_the_hub() -> None:
+    """5GB is decimal; nonsense is refused."""
+    assert max_shard_bytes("5GB") == 5 * 10**9 and max_shard_bytes("500 mb") == 5 * 10**8
+    with pytest.raises(UsageError, match="0GB"):
+        max_shard_bytes("0GB")
