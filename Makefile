@@ -31,4 +31,4 @@ test-vllm: $(STAMP) $(VLLM_VENV)/.installed
 	$(VENV)/bin/python -m pytest -q -m vllm
 
 bench: $(STAMP)
-	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks.conversion

@@ -1,6 +1,6 @@
 """Causal-LM rerankers in, sequence classifiers that vLLM serves out; exact, in seconds, from JAX or PyTorch.
 
-readers -> layouts -> families -> head (through a backend) -> writer -> bundle -> verify
+readers -> layouts -> families -> head (through a backend) -> writer -> bundle
 """
 
 from __future__ import annotations
