@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -209,3 +211,31 @@ def test_interruption_leaves_nothing(qwen3: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         jaxconv.convert(qwen3, tmp_path / "out", classifier_from_tokens=TOKENS, backend="numpy", progress=interrupt)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(qwen3: Path, tmp_path: Path) -> None:
+    """When the system refuses to write further, the message says so and nothing is left behind."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
+        "from jaxconv.cli import main; "
+        f"sys.exit(main(['convert', {str(qwen3)!r}, {str(tmp_path / 'out')!r}, '--token-ids', '[5,6]']))"
+    )
+    found = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "Nothing was published" in found.stderr and "Traceback" not in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_termination_signal_leaves_nothing(untied: Path, tmp_path: Path) -> None:
+    """Ctrl-C sent to the process while it writes: exit code 130, nothing left, the source as it was."""
+    before = digests(untied)
+    code = (
+        "import os, signal, jaxconv.cli.convert as command; from jaxconv.cli import main; "
+        "command.progress_line = lambda quiet: lambda done, total: os.kill(os.getpid(), signal.SIGINT); "
+        f"import sys; sys.exit(main(['convert', {str(untied)!r}, {str(tmp_path / 'out')!r}, '--token-ids', '[5,6]', "
+        "'--backend', 'numpy']))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 130 and "interrupted" in found.stderr
+    assert not list(tmp_path.iterdir())
+    assert digests(untied) == before

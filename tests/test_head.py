@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -68,3 +70,14 @@ def test_unknown_and_missing_backends_say_so() -> None:
         get_backend("torch", "tpu")
     with pytest.raises(BackendUnavailable, match="auto, cpu, gpu, tpu"):
         get_backend("numpy", "npu")
+
+
+def test_a_missing_framework_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that is not installed is an error with the command; auto takes torch without jax, and needs one."""
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'jaxconv\[jax\]'"):
+        get_backend("jax")
+    assert get_backend("auto", "cpu").name == "torch"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendUnavailable, match="--backend numpy"):
+        get_backend("auto")

@@ -11,6 +11,8 @@ import typer
 
 from jaxconv.errors import JaxconvError
 
+INTERRUPTED = 130
+
 
 def build_app() -> typer.Typer:
     """The application with the commands of every module of this package."""
@@ -43,13 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
     try:
         result = build_app()(args=arguments, standalone_mode=False)
+        if result == INTERRUPTED:  # typer answers Ctrl-C by itself, without a word
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except JaxconvError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("jaxconv: interrupted; nothing was published.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -63,9 +67,6 @@ def _usage_or_raise(error: Exception) -> int:
     if show is not None and isinstance(exit_code, int):
         show()
         return exit_code
-    if type(error).__name__ == "Abort":
-        print("jaxconv: interrupted; nothing was published.", file=sys.stderr)
-        return 130
     raise error
 
 

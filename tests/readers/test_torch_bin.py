@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,11 @@ def test_safetensors_win(qwen3: Path, tmp_path: Path) -> None:
     shutil.copytree(qwen3, tmp_path / "both")
     (tmp_path / "both" / "pytorch_model.bin").write_bytes(b"junk")
     assert open_checkpoint(tmp_path / "both").format == "safetensors"
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .bin source without torch is an error with the pip command."""
+    torch.save({"x": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SourceError, match=r"pip install 'jaxconv\[torch\]'"):
+        open_checkpoint(tmp_path)
