@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,21 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     """0 done, 2 wrong usage."""
     assert main(arguments) == code
+
+
+def test_a_link_that_cannot_be_is_a_copy_and_said(
+    untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Across file systems --copy-mode link copies, with the same bytes, and says so."""
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    arguments = ["convert", str(untied), "--classifier-from-tokens", TOKENS, "--copy-mode", "link", "--backend", "numpy"]
+    assert main([*arguments[:2], str(tmp_path / "linked"), *arguments[2:]]) == 0
+    assert "copied instead" not in capsys.readouterr().out
+    monkeypatch.setattr(os, "link", refuse)
+    assert main([*arguments[:2], str(tmp_path / "copied"), *arguments[2:]]) == 0
+    assert "cannot link from the source; those files were copied instead" in capsys.readouterr().out
+    for path in (tmp_path / "linked").iterdir():
+        assert path.read_bytes() == (tmp_path / "copied" / path.name).read_bytes()

@@ -86,7 +86,7 @@ def convert(
     if json:
         print_json(result.to_json())
     elif not quiet:
-        print(summary(result))
+        print(summary(result, copy_mode))
 
 
 def _one(word: str, value: str | None, flag: str, alias: str | None) -> str:
@@ -95,7 +95,7 @@ def _one(word: str, value: str | None, flag: str, alias: str | None) -> str:
     return value or alias or ""
 
 
-def summary(result: Any) -> str:
+def summary(result: Any, copy_mode: str) -> str:
     """What was done, for people."""
     plan = result.plan
     tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
@@ -112,6 +112,8 @@ def summary(result: Any) -> str:
     ]
     if result.pad_token is not None and result.pad_token.added:
         lines.append(f"pad token   {result.pad_token.text!r} ({result.pad_token.id}) added: the tokenizer had none")
+    if copy_mode != "copy" and "copy" in result.files.values():
+        lines.append(f"note        the file system cannot {copy_mode} from the source; those files were copied instead")
     lines += [f"warning     {warning}" for warning in plan.warnings]
     if result.output is not None:
         serve = f"vllm serve {result.output} --runner pooling --chat-template {result.output}/score_template.jinja"
