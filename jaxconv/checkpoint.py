@@ -64,7 +64,8 @@ class Extent:
 class TensorRef:
     """A tensor that has not been read.
 
-    `dtype` is a safetensors dtype name ("BF16"), `shape` the shape that `read()` returns.
+    `dtype` is a safetensors dtype name ("BF16"), `shape` the shape that `read()` returns; `take(ids, axis)`
+    returns slices at `ids` along an axis, in that order, reading no more than it must.
     `extent` is set when the bytes lie in a local file in output form, so that they can be copied unread.
     """
 
@@ -72,13 +73,17 @@ class TensorRef:
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], Array] = field(repr=False, compare=False)
-    read_rows: Callable[[Sequence[int]], Array] = field(repr=False, compare=False)
+    take: Callable[[Sequence[int], int], Array] = field(repr=False, compare=False)
     extent: Extent | None = None
 
     @property
     def nbytes(self) -> int:
         """Size in bytes of the tensor's data."""
         return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
+
+    def read_rows(self, ids: Sequence[int]) -> Array:
+        """The slices at `ids` of the first axis."""
+        return self.take(ids, 0)
 
     def renamed(self, name: str) -> TensorRef:
         """The same tensor under another name."""

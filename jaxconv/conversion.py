@@ -148,7 +148,7 @@ def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
     """`score.weight` F32 [num_labels, hidden_size] and, where it is not zero, `score.bias` F32 [num_labels]."""
 
     def held(name: str, array: Array) -> TensorRef:
-        return TensorRef(name, "F32", array.shape, lambda: array, lambda ids: array[list(ids)])
+        return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
 
     bias = () if head.bias is None else (held("score.bias", head.bias),)
     return (held("score.weight", head.weight), *bias)

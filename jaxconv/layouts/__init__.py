@@ -1,6 +1,7 @@
 """Stage 2: foreign tensor names, shapes and values -> Hugging Face names. One module a layout.
 
-A layout module gives `NAME`, `matches(checkpoint)` and `to_hf(checkpoint, config)`; the folder is the registry.
+A layout module gives `NAME`, `matches(checkpoint)` and `to_hf(checkpoint, config)`; the folder is the
+registry; modules with a leading underscore are what several share.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Layout(Protocol):
 @cache
 def layouts() -> Mapping[str, Layout]:
     """All layouts by name."""
-    modules = (importlib.import_module(f"{__name__}.{entry.name}") for entry in pkgutil.iter_modules(__path__))
+    found = (entry.name for entry in pkgutil.iter_modules(__path__) if not entry.name.startswith("_"))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in found]
     return {module.NAME: cast(Layout, module) for module in modules}
 
 

@@ -54,7 +54,7 @@ def transposed(ref: TensorRef, name: str) -> TensorRef:
     def read() -> Array:
         return ref.read().T
 
-    def read_rows(ids: Sequence[int]) -> Array:
-        return ref.read()[:, list(ids)].T
+    def take(ids: Sequence[int], axis: int) -> Array:
+        return ref.take(ids, 1 - axis).T
 
-    return TensorRef(name, ref.dtype, (ref.shape[1], ref.shape[0]), read, read_rows)
+    return TensorRef(name, ref.dtype, (ref.shape[1], ref.shape[0]), read, take)

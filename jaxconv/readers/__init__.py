@@ -1,7 +1,8 @@
 """Stage 1: a checkpoint's container -> references to its tensors.
 
 Every module of this package is one container and gives `FORMAT`, `PRIORITY` (where a folder holds several
-formats the lowest wins), `matches(weights)` and `open(weights, step)`. The folder is the registry.
+formats the lowest wins), `matches(weights)` and `open(weights, step)`. The folder is the registry;
+modules with a leading underscore are what several share.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Reader(Protocol):
 @cache
 def readers() -> tuple[Reader, ...]:
     """All readers, those that win first."""
-    modules = (importlib.import_module(f"{__name__}.{entry.name}") for entry in pkgutil.iter_modules(__path__))
+    found = (entry.name for entry in pkgutil.iter_modules(__path__) if not entry.name.startswith("_"))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in found]
     return tuple(sorted((cast(Reader, module) for module in modules), key=lambda reader: reader.PRIORITY))
 
 

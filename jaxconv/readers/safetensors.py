@@ -186,14 +186,17 @@ def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -
     def read() -> Array:
         return _read_array(name, dtype, shape, extent.path, extent.offset)
 
-    def read_rows(ids: Sequence[int]) -> Array:
+    def take(ids: Sequence[int], axis: int) -> Array:
         import numpy as np
 
+        if axis:
+            stored = np.memmap(extent.path, numpy_dtype(dtype), "r", extent.offset, shape)
+            return np.asarray(stored.take(list(ids), axis))
         stride = extent.length // shape[0]
         rows = [_read_array(name, dtype, shape[1:], extent.path, extent.offset + i * stride) for i in ids]
         return np.stack(rows)
 
-    return TensorRef(name, dtype, shape, read, read_rows, extent)
+    return TensorRef(name, dtype, shape, read, take, extent)
 
 
 def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> Array:

@@ -67,7 +67,7 @@ def _ref(name: str, dtype: str, tensor: Any) -> TensorRef:
     def read() -> Array:
         return to_numpy(tensor, numpy_dtype(dtype))
 
-    def read_rows(ids: Sequence[int]) -> Array:
-        return to_numpy(tensor[list(ids)], numpy_dtype(dtype))
+    def take(ids: Sequence[int], axis: int) -> Array:
+        return to_numpy(tensor.movedim(axis, 0)[list(ids)].movedim(0, axis), numpy_dtype(dtype))
 
-    return TensorRef(name, dtype, tuple(tensor.shape), read, read_rows)
+    return TensorRef(name, dtype, tuple(tensor.shape), read, take)

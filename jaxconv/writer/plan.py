@@ -39,7 +39,7 @@ def cast(ref: TensorRef, dtype: str | None) -> TensorRef:
         dtype,
         ref.shape,
         lambda: ref.read().astype(target),
-        lambda ids: ref.read_rows(ids).astype(target),
+        lambda ids, axis: ref.take(ids, axis).astype(target),
     )
 
 

@@ -1,0 +1,64 @@
+"""Which leaves of a saved tree are the model's parameters, and what they are called.
+
+Training loops save parameters beside optimizer state, step counters and wrappers of their own (MaxText
+`params.params`, Tunix `model_params`, flax TrainState `params`, NNX a trailing `value`). Optimizer state repeats the
+weights' names, so it is left out by its key, never by shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from jaxconv.errors import RefusedError
+
+OPTIMIZER = frozenset({"opt_state", "optimizer", "optimizer_state", "opt", "tx", "ema_params", "ema"})
+COUNTERS = frozenset({"step", "rng", "rngs", "count", "key", "dropout_rng"})
+WRAPPERS = frozenset({"params", "model_params", "base", "state", "train_state"})
+ADAPTER_MARKS = ("lora_a", "lora_b", "lora_A", "lora_B")
+
+Keys = tuple[str, ...]
+
+
+def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str], tuple[str, ...]]:
+    """The parameters' dotted names by their path of keys, and notes on what was left aside.
+
+    Raises `RefusedError` for a tree of optimizer state or adapters without the model's own weights, and for
+    adapters that are not merged.
+    """
+    paths = [tuple(keys) for keys in leaves]
+    states = [keys for keys in paths if any(key in OPTIMIZER for key in keys)]
+    counters = [keys for keys in paths if keys not in set(states) and keys[-1 if keys[-1] != "value" else -2] in COUNTERS]
+    kept = [keys for keys in paths if keys not in {*states, *counters}]
+    if not kept:
+        found = ", ".join(sorted({keys[0] for keys in paths})[:5]) or "nothing"
+        raise RefusedError(
+            f"{where} holds optimizer state and no model parameters (found: {found}). "
+            "Point at the checkpoint item with the parameters (items, model_params, params)."
+        )
+    _refuse_adapters(kept, where)
+    names = {keys: ".".join(_inner(keys)).replace("/", ".") for keys in kept}
+    while len({name.split(".")[0] for name in names.values()}) == 1 and _first(names) in WRAPPERS:
+        names = {keys: name.split(".", 1)[1] for keys, name in names.items()}
+    ignored = [(states, "optimizer state"), (counters, "counters and random keys")]
+    return names, tuple(f"{what} ignored ({len(found)} arrays)." for found, what in ignored if found)
+
+
+def _first(names: Mapping[Keys, str]) -> str:
+    return next(iter(names.values())).split(".")[0]
+
+
+def _inner(keys: Keys) -> Keys:
+    """Without the `value` that NNX puts at the end of every variable."""
+    return keys[:-1] if len(keys) > 1 and keys[-1] in ("value", "raw_value") else keys
+
+
+def _refuse_adapters(kept: list[Keys], where: str) -> None:
+    marked = [keys for keys in kept if any(mark in key for key in keys for mark in ADAPTER_MARKS)]
+    if not marked:
+        return
+    only = len(marked) == len(kept)
+    raise RefusedError(
+        f"{where} holds {'only LoRA adapters' if only else 'LoRA adapters that are not merged'} "
+        f"({len(marked)} tensors, {'.'.join(marked[0])}, ...); rank and alpha are not stored with them, so they cannot be "
+        "merged exactly here. Merge them in the library that trained them and save the whole model."
+    )
