@@ -34,12 +34,23 @@ def sentence_transformers_files(plan: Plan) -> dict[str, Any]:
     settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
     if plan.num_labels == 1:
         settings["activation_fn"] = ACTIVATIONS[plan.activation]
-    return {
+    files: dict[str, Any] = {
         "modules.json": MODULES,
         "sentence_bert_config.json": TRANSFORMER,
         "config_sentence_transformers.json": settings,
         TEMPLATE: with_special_tokens(plan.prompt.template, Vocabulary(plan.source.assets)),
     }
+    default = _default_template(plan.source.assets)
+    return files if default is None else {**files, "chat_template.jinja": default}
+
+
+def _default_template(assets: Path) -> str | None:
+    """The chat template that stands only in tokenizer_config.json: transformers forgets it once there is a named file."""
+    path = assets / "tokenizer_config.json"
+    if not path.is_file() or (assets / "chat_template.jinja").is_file():
+        return None
+    template = json.loads(path.read_bytes()).get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def with_special_tokens(template: str, vocabulary: Vocabulary) -> str:

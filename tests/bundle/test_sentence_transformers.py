@@ -63,3 +63,19 @@ def test_the_sources_own_files_are_not_copied(qwen3: Path, tmp_path: Path) -> No
     assert [module["type"].rsplit(".", 1)[-1] for module in json.loads((output / "modules.json").read_text())] == [
         "Transformer"
     ]
+
+
+def test_the_tokenizers_chat_template_stays_the_default(qwen3: Path, tmp_path: Path) -> None:
+    """One that stands only in tokenizer_config.json is not lost beside the named template."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in qwen3.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": "chat: {{ messages[0].content }}"})
+    )
+    output = tmp_path / "output"
+    jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"])
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "yes"}], tokenize=False) == "chat: yes"
