@@ -80,3 +80,15 @@ def test_a_link_that_cannot_be_is_a_copy_and_said(
     assert "cannot link from the source; those files were copied instead" in capsys.readouterr().out
     for path in (entry for entry in (tmp_path / "linked").rglob("*") if entry.is_file()):
         assert path.read_bytes() == (tmp_path / "copied" / path.relative_to(tmp_path / "linked")).read_bytes()
+
+
+def test_the_table_of_presets_cuts_no_hub_id(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal an id wraps and keeps all its characters."""
+    from jaxconv.presets import presets
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split("│")[4].strip() for line in printed.splitlines() if line.startswith("│")]
+    ids = [hub_id for preset in presets() if not preset.refusal for hub_id in preset.hub_ids]
+    assert ids and all(hub_id in "".join(rows) for hub_id in ids)
