@@ -20,8 +20,8 @@ def test_vllms_flags_work(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["convert", *theirs, "--method", "from_2_way_softmax", "--use-pad-token", "--backend", "numpy"]) == 0
     ours = ["convert", str(qwen3), str(tmp_path / "b"), "--classifier-from-tokens", TOKENS, "--use-sep-token"]
     assert main([*ours, "--backend", "numpy"]) == 0
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for path in (entry for entry in (tmp_path / "a").rglob("*") if entry.is_file()):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
     assert json.loads((tmp_path / "a" / "config.json").read_text())["use_pad_token"] is True
     assert "false first, true second" in capsys.readouterr().out
 
@@ -78,5 +78,17 @@ def test_a_link_that_cannot_be_is_a_copy_and_said(
     monkeypatch.setattr(os, "link", refuse)
     assert main([*arguments[:2], str(tmp_path / "copied"), *arguments[2:]]) == 0
     assert "cannot link from the source; those files were copied instead" in capsys.readouterr().out
-    for path in (tmp_path / "linked").iterdir():
-        assert path.read_bytes() == (tmp_path / "copied" / path.name).read_bytes()
+    for path in (entry for entry in (tmp_path / "linked").rglob("*") if entry.is_file()):
+        assert path.read_bytes() == (tmp_path / "copied" / path.relative_to(tmp_path / "linked")).read_bytes()
+
+
+def test_the_table_of_presets_cuts_no_hub_id(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal an id wraps and keeps all its characters."""
+    from jaxconv.presets import presets
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split("│")[4].strip() for line in printed.splitlines() if line.startswith("│")]
+    ids = [hub_id for preset in presets() if not preset.refusal for hub_id in preset.hub_ids]
+    assert ids and all(hub_id in "".join(rows) for hub_id in ids)

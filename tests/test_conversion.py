@@ -33,7 +33,8 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def digests(folder: Path) -> dict[str, str]:
     """The sha256 of every file."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.parametrize("copy_mode", ["copy", "link", "reflink"])

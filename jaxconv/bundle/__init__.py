@@ -9,6 +9,7 @@ from typing import Any
 from jaxconv.bundle.card import card
 from jaxconv.bundle.config import output_config
 from jaxconv.bundle.provenance import FILE
+from jaxconv.bundle.sentence_transformers import write_sentence_transformers
 from jaxconv.bundle.tokenizer import PadToken, copy_tokenizer
 from jaxconv.plan import Plan
 
@@ -19,6 +20,7 @@ def write_bundle(plan: Plan, folder: Path, record: dict[str, Any], pad: PadToken
     """Writes tokenizer, template, card, provenance and, last, the config that makes a checkpoint of it."""
     copy_tokenizer(plan.source.assets, folder, pad)
     (folder / TEMPLATE).write_text(plan.prompt.template, encoding="utf-8")
+    write_sentence_transformers(plan, folder)
     (folder / "README.md").write_text(card(plan), encoding="utf-8")
     _write_json(folder / FILE, record)
     _write_json(folder / "config.json", output_config(plan, pad.id if pad else None))

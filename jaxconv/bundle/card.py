@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from jaxconv.bundle.sentence_transformers import NAME
 from jaxconv.plan import Plan
 
 CARD = """\
 ---
 library_name: transformers
 pipeline_tag: text-ranking
-{base}---
+{base}{licence}---
 
 # {title} as a sequence classifier
 
@@ -35,7 +38,43 @@ curl -s http://localhost:8000/rerank -H 'Content-Type: application/json' \\
   -d '{{"query": "what is the capital of France?", "documents": ["Paris is the capital of France.", "Cats sleep."]}}'
 ```
 
-Without the template the scores are near random.
+vLLM reads the activation from `config.json`. Without the template the scores are near random.
+
+## sentence-transformers
+
+The prompt and the activation are stored in this folder; give the pair as it is (sentence-transformers 6 or newer).
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder(".")
+print(model.predict([("what is the capital of France?", "Paris is the capital of France.")]))
+```
+
+## transformers
+
+transformers gives logits: it applies neither the activation nor a `score.bias`.
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".")
+pair = [
+    {{"role": "query", "content": "what is the capital of France?"}},
+    {{"role": "document", "content": "Paris is the capital of France."}},
+]
+inputs = tokenizer.apply_chat_template(pair, chat_template="{template}", return_dict=True, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).logits{activate})
+```
+
+## jaxconv
+
+```bash
+jaxconv score . --query "what is the capital of France?" --document "Paris is the capital of France."
+```
 """
 
 
@@ -44,9 +83,14 @@ def card(plan: Plan) -> str:
     source = plan.source.hub_id
     notes = [f"- Note: {warning}\n" for warning in plan.warnings]
     if plan.calibration.bias:
-        notes.append("- Note: vLLM adds `score.bias`; transformers' classes have no bias and leave it out.\n")
+        notes.append(
+            "- Note: vLLM adds `score.bias`; transformers' classes, and so CrossEncoder, have no bias and leave it out.\n"
+        )
     return CARD.format(
         base=f"base_model: {source}\n" if source else "",
+        licence=licence(plan.source.assets),
+        template=NAME,
+        activate=".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "",
         title=(source or plan.family.architecture).split("/")[-1],
         architecture=plan.family.target_architecture,
         source=source or "a local checkpoint",
@@ -59,3 +103,14 @@ def card(plan: Plan) -> str:
         bias=plan.calibration.bias,
         notes="".join(notes),
     )
+
+
+def licence(assets: Path) -> str:
+    """The `license:` lines of the source's own card header, as they stand there; empty without one."""
+    path = assets / "README.md"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        return ""
+    header = lines[1 : lines.index("---", 1)]
+    keys = ("license:", "license_name:", "license_link:")
+    return "".join(line + "\n" for line in header if line.startswith(keys))

@@ -34,6 +34,14 @@ def show(
     if json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("preset", "tokens", "method")
+    table.add_column("hub ids, or why it cannot be converted", overflow="fold")
     for row in rows:
         tokens = ", ".join(row.tokens) or ", ".join(map(str, row.token_ids)) or "-"
-        print(f"{row.name:24} {tokens:10} {row.method:20} {row.refusal or ', '.join(row.hub_ids)}")
+        said = Text(row.refusal, "yellow") if row.refusal else Text("\n".join(row.hub_ids))
+        table.add_row(Text(row.name), Text(tokens), Text("refused" if row.refusal else row.method), said)
+    Console().print(table)

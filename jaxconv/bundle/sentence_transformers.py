@@ -1,0 +1,76 @@
+"""The files that make `CrossEncoder(output)` of sentence-transformers 6 use the prompt and the activation.
+
+sentence-transformers renders the pair as messages of the roles "query" and "document" and tokenizes the text
+without adding special tokens, vLLM's `--chat-template` adds them. So this template is a named one beside the
+tokenizer's chat template and carries what the tokenizer would add; the tokenizer's own files stay as they are.
+Keys: sentence_transformers 6.2.0, base/modules/transformer.py and cross_encoder/model.py. The same three files
+are what vLLM 0.33 asks for (transformers_utils/config.py). The source's own files are never copied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxconv.bundle.config import ACTIVATIONS
+from jaxconv.plan import Plan
+from jaxconv.tokens import Vocabulary
+
+NAME = "jaxconv_score"
+TEMPLATE = f"additional_chat_templates/{NAME}.jinja"  # where transformers looks for named templates
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+LOGITS = {"method": "forward", "method_output_name": "logits"}
+TRANSFORMER: dict[str, Any] = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": LOGITS, "message": {**LOGITS, "format": "flat"}},
+    "module_output_name": "scores",
+    "processing_kwargs": {"chat_template": {"add_generation_prompt": True, "chat_template": NAME}},
+}
+
+
+def sentence_transformers_files(plan: Plan) -> dict[str, Any]:
+    """File name to content: JSON documents, and the text of the named template."""
+    settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    if plan.num_labels == 1:
+        settings["activation_fn"] = ACTIVATIONS[plan.activation]
+    files: dict[str, Any] = {
+        "modules.json": MODULES,
+        "sentence_bert_config.json": TRANSFORMER,
+        "config_sentence_transformers.json": settings,
+        TEMPLATE: with_special_tokens(plan.prompt.template, Vocabulary(plan.source.assets)),
+    }
+    default = _default_template(plan.source.assets)
+    return files if default is None else {**files, "chat_template.jinja": default}
+
+
+def _default_template(assets: Path) -> str | None:
+    """The chat template that stands only in tokenizer_config.json: transformers forgets it once there is a named file."""
+    path = assets / "tokenizer_config.json"
+    if not path.is_file() or (assets / "chat_template.jinja").is_file():
+        return None
+    template = json.loads(path.read_bytes()).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def with_special_tokens(template: str, vocabulary: Vocabulary) -> str:
+    """`template` with the special tokens, as text, that the tokenizer adds before and after a prompt."""
+    added = vocabulary.tokenizer.encode("x", add_special_tokens=True)
+    marks = [piece for piece, special in zip(added.tokens, added.special_tokens_mask, strict=True) if special]
+    first = added.special_tokens_mask.index(0) if 0 in added.special_tokens_mask else len(marks)
+    before, after = "".join(marks[:first]), "".join(marks[first:])
+    return (_literal(before) + template if before else template) + _literal(after)
+
+
+def _literal(text: str) -> str:
+    """Jinja that renders `text` alone, white space around it kept."""
+    return "{{ " + json.dumps(text, ensure_ascii=False) + " }}" if text else ""
+
+
+def write_sentence_transformers(plan: Plan, folder: Path) -> None:
+    """Writes the files of `sentence_transformers_files`."""
+    for name, content in sentence_transformers_files(plan).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,54 @@
+"""The commands of a generated model card, extracted and run as pasted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxconv
+
+
+@pytest.fixture(scope="module")
+def output(qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted tiny model whose source states a licence."""
+    folder = tmp_path_factory.mktemp("card")
+    source = folder / "source"
+    source.mkdir()
+    for path in qwen3.iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    (source / "README.md").write_text("---\nlicense: mit\ntags:\n- x\n---\n# license: no\n")
+    template = folder / "template.jinja"
+    template.write_text("Query: {{ query }}\nDocument: {{ document }}\nRelevant:\n")
+    jaxconv.convert(source, folder / "output", classifier_from_tokens=["no", "yes"], template=template)
+    return folder / "output"
+
+
+def _run(command: list[str], folder: Path) -> float:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stderr
+    return float(re.findall(r"-?\d+\.\d+(?:e-?\d+)?", done.stdout)[0])
+
+
+def test_every_block_runs_as_pasted(output: Path) -> None:
+    """CrossEncoder, transformers and `jaxconv score` print the same score; the server's blocks are served ones."""
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (output / "README.md").read_text(), re.DOTALL)
+    local = [(kind, text) for kind, text in blocks if not text.startswith(("vllm serve", "curl"))]
+    assert len(local) == 3 and len(blocks) == 6
+    scores = [
+        _run([sys.executable, "-c", text] if kind == "python" else ["bash", "-c", text], output) for kind, text in local
+    ]
+    scorer = jaxconv.load(output)
+    expected = scorer.score("what is the capital of France?", ["Paris is the capital of France."])[0]
+    assert scores == pytest.approx([expected] * 3, abs=5e-3)  # the Python blocks run in the model's bfloat16
+
+
+def test_header(output: Path) -> None:
+    """The hub's header names library, task and the source's licence."""
+    header = (output / "README.md").read_text().split("---\n")[1]
+    assert header == "library_name: transformers\npipeline_tag: text-ranking\nlicense: mit\n"
