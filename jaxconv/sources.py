@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import unquote
 
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.plan import Source
@@ -23,7 +24,7 @@ WEIGHTS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-URI = re.compile(r"(gs|s3|https?|file)://")
+URI = re.compile(r"(gs|s3|https?)://")
 
 
 def resolve(
@@ -40,6 +41,8 @@ def resolve(
     """
     name = str(source)
     assets = None if base is None else resolve(base, revision=None, token=token, offline=offline).assets
+    if name.startswith("file://"):
+        name = unquote(name.removeprefix("file://"))
     if URI.match(name):
         if assets is None:
             raise SourceError(f"{name} holds only weights: pass --base with the model whose config and tokenizer fit.")

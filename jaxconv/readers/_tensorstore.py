@@ -1,0 +1,121 @@
+"""Arrays that TensorStore opens: zarr and zarr3, one folder each or inside an OCDBT database, local or by URI."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef
+from jaxconv.errors import SourceError
+
+BATCH = 64  # arrays that are opened at once
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A folder, local or at a URI that TensorStore's key-value drivers know (gs, s3, http)."""
+
+    root: Path | str
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def child(self, name: str) -> Location:
+        """The folder below."""
+        return Location(self.root / name if isinstance(self.root, Path) else f"{self.root}/{name}")
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file, None when there is none. Raises `SourceError` when the store cannot be asked."""
+        if isinstance(self.root, Path):
+            return (self.root / name).read_bytes() if (self.root / name).is_file() else None
+        try:
+            found = _store(self.root).read(name).result()
+        except (ValueError, OSError) as error:
+            raise SourceError(f"{self.root}/{name} cannot be read: {_first_line(error)}. Check address and access.") from None
+        return bytes(found.value) if found.state == "value" else None
+
+    def folders(self) -> list[str] | None:
+        """The names of the folders below; None where the store cannot list (http)."""
+        if isinstance(self.root, Path):
+            return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
+        try:
+            keys = _store(self.root).list().result()
+        except (ValueError, OSError, NotImplementedError):
+            return None
+        return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
+
+    def kvstore(self, path: str = "") -> dict[str, Any] | str:
+        """The folder (or one below it) as TensorStore's key-value store."""
+        if isinstance(self.root, Path):
+            return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
+        return f"{self.root}/{path}"
+
+
+def require(where: Location) -> None:
+    """Raises `SourceError` with the pip command where TensorStore is not installed."""
+    if importlib.util.find_spec("tensorstore") is None:
+        raise SourceError(f"{where} needs tensorstore to be read. Install it with: pip install 'jaxconv[orbax]'")
+
+
+def check_inside(path: str, where: str) -> str:
+    """The path, once it is known to stay in its folder. Raises `SourceError` for one that leaves it."""
+    parts = path.split("/")
+    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise SourceError(
+            f"{where} names the array {path[:200]!r}, which is no path inside the checkpoint. "
+            "Do not use this checkpoint before you know where it comes from."
+        )
+    return path
+
+
+def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, TensorRef]:
+    """References to the arrays of TensorStore specs by name. Raises `SourceError` for one that does not open."""
+    import tensorstore
+
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    tensors = {}
+    names = list(specs)
+    for start in range(0, len(names), BATCH):
+        opening = {name: tensorstore.open(specs[name], read=True, context=context) for name in names[start : start + BATCH]}
+        for name, future in opening.items():
+            try:
+                tensors[name] = _tensor(name, future.result(), where)
+            except (ValueError, OSError, OverflowError) as error:
+                raise SourceError(
+                    f"{where}: array {name} does not open: {_first_line(error)}. The checkpoint is incomplete or damaged; "
+                    "copy it again."
+                ) from None
+    return tensors
+
+
+def _tensor(name: str, array: Any, where: str) -> TensorRef:
+    stored = array.dtype.name
+    if stored not in SAFETENSORS_NAMES:
+        raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
+
+    def fetch(view: Any) -> Array:
+        try:
+            found: Array = view.read().result()
+        except (ValueError, OSError) as error:
+            raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
+        return found
+
+    def take(ids: Sequence[int], axis: int) -> Array:
+        import tensorstore
+
+        return fetch(array[tensorstore.d[axis][list(ids)]])
+
+    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), lambda: fetch(array), take)
+
+
+def _store(root: str) -> Any:
+    import tensorstore
+
+    return tensorstore.KvStore.open(f"{root}/").result()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(" [")[0][:300] if str(error).strip() else type(error).__name__

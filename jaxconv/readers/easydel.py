@@ -1,0 +1,54 @@
+"""EasyDeL's folders: config.json, one zarr array a folder, and an index of them (EasyDeL 0.3, eformer's serialization)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxconv.checkpoint import Checkpoint
+from jaxconv.errors import SourceError
+from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
+from jaxconv.readers._training_state import parameter_names
+
+FORMAT = "easydel"
+PRIORITY = 4
+INDEX = "tensorstore_index.json"
+
+
+def matches(weights: Path | str) -> bool:
+    """Whether the folder has the index."""
+    return isinstance(weights, Path) and (weights / INDEX).is_file()
+
+
+def open(weights: Path | str, step: int | None = None) -> Checkpoint:
+    """The arrays of the index. Raises `SourceError` for an index that is wrong or arrays that are not there."""
+    location = Location(Path(weights))
+    require(location)
+    entries = _entries(Path(weights) / INDEX)
+    arrays = {tuple(_name(path).split("/")): _spec(location, prefix, path) for prefix, path in entries}
+    if len(arrays) != len(entries):
+        raise SourceError(f"{location}/{INDEX} lists an array twice; expected each once. Copy the checkpoint again.")
+    names, notes = parameter_names(arrays, str(weights))
+    found = open_tensors({names[keys]: arrays[keys] for keys in names}, str(weights))
+    return Checkpoint(FORMAT, str(weights), found, notes=notes)
+
+
+def _entries(index: Path) -> list[tuple[str, str]]:
+    try:
+        prefixes = json.loads(index.read_bytes())["prefixes"]
+        return [(prefix, check_inside(entry["path"], str(index))) for prefix, group in prefixes.items() for entry in group]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{index} is no index of EasyDeL ({error!r}). Copy the checkpoint again.") from None
+
+
+def _name(path: str) -> str:
+    """Without the folder of the item: `model/model/norm/kernel` and `model/lm_head/kernel` lie in item `model`."""
+    first, _, rest = path.partition("/")
+    return rest if first == "model" and rest.split("/")[0] in ("model", "lm_head", "score") else path
+
+
+def _spec(location: Location, prefix: str, path: str) -> dict[str, Any]:
+    folder = path if (Path(str(location)) / path).is_dir() else f"{check_inside(prefix, str(location))}/{path}"
+    driver = "zarr3" if (Path(str(location)) / folder / "zarr.json").is_file() else "zarr"
+    return {"driver": driver, "kvstore": location.kvstore(f"{folder}/")}

@@ -1,0 +1,161 @@
+"""Orbax checkpoints, read through `_METADATA` and TensorStore, so that any topology's checkpoint opens.
+
+StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one folder
+an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxconv.checkpoint import Checkpoint
+from jaxconv.errors import SourceError
+from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
+from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
+
+FORMAT = "orbax"
+PRIORITY = 5
+TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
+# Items of a checkpoint manager that hold parameters, those that win first (MaxText, Tunix, orbax's defaults).
+ITEMS = ("items", "model_params", "params", "default", "state", "model")
+STEP = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})")
+MAX_TREE = 1 << 28  # bytes of _METADATA
+MAX_ARRAYS = 1 << 20
+NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str", "NamedTuple"})
+
+
+def matches(weights: Path | str) -> bool:
+    """Whether an Orbax item lies here, or below one step; URIs are always taken for Orbax."""
+    if not isinstance(weights, Path):
+        return True
+    try:
+        return weights.is_dir() and _find(Location(weights), None) is not None
+    except SourceError:
+        return True  # it is Orbax, and open() says what is wrong with it
+
+
+def open(weights: Path | str, step: int | None = None) -> Checkpoint:
+    """The parameters of a checkpoint; optimizer state and counters are left aside.
+
+    Raises `SourceError` for what is absent or damaged, `RefusedError` for checkpoints without parameters.
+    """
+    location = Location(weights)
+    require(location)
+    found = _find(location, step)
+    if found is None:
+        below = ", ".join((location.folders() or [])[:8]) or "nothing"
+        raise SourceError(
+            f"{weights} holds no Orbax checkpoint (found: {below}); expected {TREE}, {MANIFEST} or steps with them. "
+            "Point at the folder of one step or item; where folders cannot be listed, pass --step."
+        )
+    where = str(found)
+    names, notes = parameter_names(specs := _specs(found), where)
+    if len(set(names.values())) != len(names):
+        raise SourceError(f"{where}: two arrays have the same name; expected one of each. Save the checkpoint again.")
+    return Checkpoint(FORMAT, where, open_tensors({names[keys]: specs[keys] for keys in names}, where), notes=notes)
+
+
+def _find(location: Location, step: int | None) -> Location | None:
+    """The item with the parameters: here, or in the newest (or given) step's best item."""
+    if _is_item(location):
+        if step is not None:
+            raise SourceError(f"{location} is one checkpoint, not a manager's root; --step {step} does not apply here.")
+        return location
+    folders = location.folders()
+    if folders is None:
+        inside = location.child(str(step)) if step is not None else location
+        return next((inside.child(item) for item in ITEMS if _is_item(inside.child(item))), None)
+    if "checkpoints" in folders and not any(STEP.fullmatch(name) for name in folders):
+        return _find(location.child("checkpoints"), step)
+    steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
+    item = _item(location, folders)
+    if item is not None:
+        return item
+    if not steps:
+        return None
+    if step is not None and step not in steps:
+        raise SourceError(f"{location} has no step {step}; it has {', '.join(map(str, sorted(steps)))}. Choose one with --step.")
+    inside = location.child(steps[max(steps) if step is None else step])
+    return inside if _is_item(inside) else _item(inside, inside.folders() or [])
+
+
+def _item(location: Location, folders: list[str]) -> Location | None:
+    items = [name for name in folders if name not in OPTIMIZER and not STEP.fullmatch(name) and _is_item(location.child(name))]
+    known = [name for name in ITEMS if name in items]
+    if not known and len(items) > 1:
+        raise SourceError(f"{location} has several items: {', '.join(items)}. Point at the one with the parameters.")
+    return location.child((known or items)[0]) if items else None
+
+
+def _is_item(location: Location) -> bool:
+    if not isinstance(location.root, Path):
+        return any(location.read(name) is not None for name in (TREE, MANIFEST))
+    if any((location.root / name).is_file() for name in (TREE, MANIFEST)):
+        return True
+    return next(location.root.glob("*/.zarray"), None) is not None
+
+
+def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
+    """TensorStore specs by path of keys."""
+    raw = location.read(TREE)
+    if raw is None:
+        return _listed(location)
+    keys, document = _tree(raw, f"{location}/{TREE}")
+    database = document.get("use_ocdbt")
+    if database is None:
+        database = location.read(MANIFEST) is not None
+    driver = "zarr3" if document.get("use_zarr3") else "zarr"
+    return {path: _spec(location, ".".join(path), bool(database), driver) for path in keys}
+
+
+def _spec(location: Location, name: str, database: bool, driver: str) -> dict[str, Any]:
+    if database:
+        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}}
+    return {"driver": driver, "kvstore": location.kvstore(f"{check_inside(name, str(location))}/")}
+
+
+def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
+    """The arrays of a `_METADATA` by path of keys, and the document. Raises `SourceError` for any other JSON."""
+    try:
+        if len(raw) > MAX_TREE:
+            raise ValueError(f"{len(raw)} bytes, more than {MAX_TREE}")
+        document = json.loads(raw)
+        entries = document["tree_metadata"]
+        found = [_entry(entry) for entry in entries.values()]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again.") from None
+    paths = [path for path in found if path is not None]
+    if not 0 < len(set(paths)) == len(paths) <= MAX_ARRAYS:
+        raise SourceError(f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again.")
+    return paths, document
+
+
+def _entry(entry: Mapping[str, Any]) -> Keys | None:
+    path = tuple(str(part["key"]) for part in entry["key_metadata"])
+    value = entry.get("value_metadata") or {}
+    if not path or any(not part or "\0" in part for part in path):
+        raise ValueError("an entry has an empty key")
+    return None if value.get("value_type") in NO_ARRAY or value.get("skip_deserialize") else path
+
+
+def _listed(location: Location) -> dict[Keys, dict[str, Any]]:
+    """Without `_METADATA` the arrays are those that the database, or the folder, lists."""
+    if location.read(MANIFEST) is not None:
+        import tensorstore
+
+        try:
+            store = tensorstore.KvStore.open({"driver": "ocdbt", "base": location.kvstore()}).result()
+            keys = [key.decode() for key in store.list().result()]
+        except (ValueError, OSError) as error:
+            raise SourceError(f"{location}/{MANIFEST} does not open: {error}. Copy the checkpoint again.") from None
+    else:
+        keys = [f"{name}/{kind}" for name in location.folders() or [] for kind in (".zarray", "zarr.json")
+                if location.child(name).read(kind) is not None]  # fmt: skip
+    drivers = {".zarray": "zarr", "zarr.json": "zarr3"}
+    arrays = [key.rsplit("/", 1) for key in keys if key.rsplit("/", 1)[-1] in drivers and "/" in key]
+    database = location.read(MANIFEST) is not None
+    return {tuple(name.split(".")): _spec(location, name, database, drivers[kind]) for name, kind in arrays}
