@@ -6,55 +6,28 @@ Gemma hold their RMSNorm as `weight` already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
-from jaxconv.errors import LayoutError
+from jaxconv.checkpoint import Checkpoint
+from jaxconv.layouts._leaves import Leaves, rename_leaves
 
 NAME = "hf_flax"
 FORMATS = ("flax_msgpack", "flax_safetensors")
-# leaf -> (PyTorch leaf, ranks it may have, transposed)
-LEAVES: Mapping[str, tuple[str, tuple[int, ...], bool]] = {
-    "kernel": ("weight", (2,), True),
-    "embedding": ("weight", (2,), False),
-    "scale": ("weight", (1,), False),
-    "weight": ("weight", (1,), False),
-    "bias": ("bias", (1,), False),
+LEAVES: Leaves = {
+    "kernel": ("weight", (2,)),
+    "embedding": ("weight", (2,)),
+    "scale": ("weight", (1,)),
+    "weight": ("weight", (1,)),
+    "bias": ("bias", (1,)),
 }
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Flax containers of transformers."""
-    return checkpoint.format in FORMATS
+    """transformers' own paths in its Flax containers."""
+    return checkpoint.format in FORMATS and any(".embed_tokens." in name for name in checkpoint.tensors)
 
 
 def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
     """PyTorch names and shapes. Raises `LayoutError` for an unknown leaf, rank, or two names that meet."""
-    tensors: dict[str, TensorRef] = {}
-    wrong = []
-    for name, ref in checkpoint.tensors.items():
-        stem, _, leaf = name.rpartition(".")
-        target, ranks, swap = LEAVES.get(leaf, ("", (), False))
-        if len(ref.shape) not in ranks or f"{stem}.{target}" in tensors:
-            wrong.append(f"{name} {list(ref.shape)}")
-            continue
-        tensors[f"{stem}.{target}"] = transposed(ref, f"{stem}.{target}") if swap else ref.renamed(f"{stem}.{target}")
-    if wrong:
-        raise LayoutError(
-            f"{checkpoint.path}: {len(wrong)} tensors are no leaf of transformers' Flax models: {', '.join(wrong[:5])}. "
-            f"Expected leaves {', '.join(LEAVES)}; choose another layout with --layout."
-        )
-    return Checkpoint(checkpoint.format, checkpoint.path, tensors, metadata=checkpoint.metadata, notes=checkpoint.notes)
-
-
-def transposed(ref: TensorRef, name: str) -> TensorRef:
-    """A matrix [in, out] as [out, in]. Rows are columns of the source, taken without transposing all of it."""
-
-    def read() -> Array:
-        return ref.read().T
-
-    def take(ids: Sequence[int], axis: int) -> Array:
-        return ref.take(ids, 1 - axis).T
-
-    return TensorRef(name, ref.dtype, (ref.shape[1], ref.shape[0]), read, take)
+    return rename_leaves(checkpoint, {name: name for name in checkpoint.tensors}, LEAVES, NAME)

@@ -78,13 +78,17 @@ def _find(location: Location, step: int | None) -> Location | None:
     if not steps:
         return None
     if step is not None and step not in steps:
-        raise SourceError(f"{location} has no step {step}; it has {', '.join(map(str, sorted(steps)))}. Choose one with --step.")
+        raise SourceError(
+            f"{location} has no step {step}; it has {', '.join(map(str, sorted(steps)))}. Choose one with --step."
+        )
     inside = location.child(steps[max(steps) if step is None else step])
     return inside if _is_item(inside) else _item(inside, inside.folders() or [])
 
 
 def _item(location: Location, folders: list[str]) -> Location | None:
-    items = [name for name in folders if name not in OPTIMIZER and not STEP.fullmatch(name) and _is_item(location.child(name))]
+    items = [
+        name for name in folders if name not in OPTIMIZER and not STEP.fullmatch(name) and _is_item(location.child(name))
+    ]
     known = [name for name in ITEMS if name in items]
     if not known and len(items) > 1:
         raise SourceError(f"{location} has several items: {', '.join(items)}. Point at the one with the parameters.")
@@ -127,10 +131,14 @@ def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
         entries = document["tree_metadata"]
         found = [_entry(entry) for entry in entries.values()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again.") from None
+        raise SourceError(
+            f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
+        ) from None
     paths = [path for path in found if path is not None]
     if not 0 < len(set(paths)) == len(paths) <= MAX_ARRAYS:
-        raise SourceError(f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again.")
+        raise SourceError(
+            f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again."
+        )
     return paths, document
 
 

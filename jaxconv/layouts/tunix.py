@@ -1,0 +1,69 @@
+"""Tunix: nnx models of their own, projections with heads as axes; values as in Hugging Face.
+
+Source: google-tunix 0.1.7 models/*/params.py and params_safetensors.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxconv.checkpoint import Checkpoint
+from jaxconv.errors import LayoutError
+from jaxconv.layouts._heads import EINSUM, GEMMA1_NORMS, GEMMA_NORMS, Rows, embedder_rules, layer_rules
+from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes
+
+NAME = "tunix"
+
+MLP: Rows = {
+    "mlp.gate_proj.kernel": ("D F", ("mlp.gate_proj.weight",), "F D"),
+    "mlp.up_proj.kernel": ("D F", ("mlp.up_proj.weight",), "F D"),
+    "mlp.down_proj.kernel": ("F D", ("mlp.down_proj.weight",), "D F"),
+}
+PROJECTIONS: Rows = {
+    "attn.q_proj.w": ("D N H", ("self_attn.q_proj.weight",), "N.H D"),
+    "attn.k_proj.w": ("D G H", ("self_attn.k_proj.weight",), "G.H D"),
+    "attn.v_proj.w": ("D G H", ("self_attn.v_proj.weight",), "G.H D"),
+    "attn.o_proj.w": ("N H D", ("self_attn.o_proj.weight",), "D N.H"),
+    "attn.q_norm.w": ("H", ("self_attn.q_norm.weight",), "H"),
+    "attn.k_norm.w": ("H", ("self_attn.k_norm.weight",), "H"),
+    "input_layernorm.w": ("D", ("input_layernorm.weight",), "D"),
+    "post_attention_layernorm.w": ("D", ("post_attention_layernorm.weight",), "D"),
+}
+BIASES: Rows = {
+    "attn.q_bias": ("Q", ("self_attn.q_proj.bias",), "Q"),
+    "attn.k_bias": ("K", ("self_attn.k_proj.bias",), "K"),
+    "attn.v_bias": ("K", ("self_attn.v_proj.bias",), "K"),
+}
+LAYERS: Mapping[str, Rows] = {
+    "llama": {**PROJECTIONS, **MLP},
+    "qwen2": {**PROJECTIONS, **BIASES, **MLP},
+    "qwen3": {**PROJECTIONS, **MLP},
+    "gemma": {**EINSUM, **GEMMA1_NORMS, **MLP},
+    "gemma2": {**EINSUM, **GEMMA_NORMS, **MLP},
+    "gemma3_text": {**EINSUM, **GEMMA_NORMS, **MLP},
+}
+
+
+def matches(checkpoint: Checkpoint) -> bool:
+    """An embedder, and layers as a list."""
+    return "embedder.input_embedding" in checkpoint.tensors and any(
+        n.startswith("layers.0.attn.") for n in checkpoint.tensors
+    )
+
+
+def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
+    """Hugging Face names and shapes. Raises `LayoutError` for a family that Tunix lacks."""
+    sizes = axis_sizes(config)
+    sizes |= {"Q": sizes["N"] * sizes["H"], "K": sizes["G"] * sizes["H"]}
+    return apply_rules(checkpoint, rules(config), sizes, NAME)
+
+
+def rules(config: Mapping[str, Any]) -> list[Rule]:
+    """The table for a config."""
+    family = str(config.get("model_type"))
+    if family not in LAYERS:
+        raise LayoutError(f"layout {NAME} has no table for {family}; expected one of: {', '.join(LAYERS)}. Check --base.")
+    norm = "final_norm.scale" if family.startswith("gemma") else "final_norm.w"
+    head = Rule("lm_head.w", "D W", ("lm_head.weight",), "V D")
+    return [*embedder_rules(norm), head, *layer_rules("layers.{i}", LAYERS[family])]
