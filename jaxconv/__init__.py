@@ -12,6 +12,7 @@ from jaxconv.errors import JaxconvError
 
 if TYPE_CHECKING:
     from jaxconv.conversion import ConversionResult, convert, inspect
+    from jaxconv.live import convert_params
     from jaxconv.scoring import load
 
 __version__ = "0.1.0"
@@ -19,11 +20,12 @@ __version__ = "0.1.0"
 _LAZY = {
     "ConversionResult": "jaxconv.conversion",
     "convert": "jaxconv.conversion",
+    "convert_params": "jaxconv.live",
     "inspect": "jaxconv.conversion",
     "load": "jaxconv.scoring",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect", "load"]
+__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,10 @@ from jaxconv.bundle.config import read_json
 from jaxconv.bundle.provenance import file_sha256, provenance
 from jaxconv.bundle.template import render
 from jaxconv.bundle.tokenizer import PadToken, find_pad_token
-from jaxconv.checkpoint import Array, TensorRef
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.errors import RefusedError, TokenError, UsageError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
-from jaxconv.plan import Plan
+from jaxconv.plan import Plan, Source
 from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
 from jaxconv.sources import max_shard_bytes, resolve
 from jaxconv.tokens import Vocabulary
@@ -80,17 +80,47 @@ def convert(
     `options` are the fields of `planning.Options` (preset, method, classifier_from_tokens, token_ids, ...).
     Raises a `JaxconvError`; then nothing is left at `output`.
     """
+    return convert_found(
+        resolve(source, base=base, revision=revision, token=token, offline=offline),
+        None,
+        output,
+        Options(template=read_template(template), **options),
+        backend=backend,
+        device=device,
+        copy_mode=copy_mode,
+        max_shard_size=max_shard_size,
+        hash=hash,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def convert_found(
+    found: Source,
+    checkpoint: Checkpoint | None,
+    output: str | Path,
+    chosen: Options,
+    *,
+    backend: str,
+    device: str = "auto",
+    copy_mode: str = "copy",
+    max_shard_size: str = "5GB",
+    hash: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ConversionResult:
+    """Converts a source that has been found, or a checkpoint that is open already. As `convert` otherwise."""
     started = time.monotonic()
     if copy_mode not in COPY_MODES:
         raise UsageError(f"--copy-mode {copy_mode!r} is unknown; expected one of: {', '.join(COPY_MODES)}.")
     shard_bytes = max_shard_bytes(max_shard_size)
-    found = resolve(source, base=base, revision=revision, token=token, offline=offline)
     target = Path(output).expanduser()
     folders = tuple(path for path in (found.weights, found.assets) if isinstance(path, Path))
     check_output(target, folders, overwrite)
     arithmetic = get_backend(backend, device)
-    chosen = Options(template=read_template(template), **options)
-    plan = make_plan(read_model(found, chosen), chosen)
+    plan = make_plan(read_model(found, chosen, checkpoint), chosen)
     head = compute_head(*read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic)
     files = plan_files(
         plan.checkpoint,

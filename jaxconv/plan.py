@@ -28,6 +28,7 @@ class Source:
     weights: Path | str
     assets: Path
     hub_id: str | None = None
+    base_id: str | None = None  # hub id of the base that config and tokenizer come from
     revision: str | None = None
 
 

@@ -58,11 +58,14 @@ class Model:
     transform: LogitTransform
 
 
-def read_model(source: Source, options: Options) -> Model:
-    """The model of a source. Raises `SourceError` and `RefusedError` for what is damaged or not convertible."""
+def read_model(source: Source, options: Options, found: Checkpoint | None = None) -> Model:
+    """The model of a source, or of a checkpoint that is open already.
+
+    Raises `SourceError` and `RefusedError` for what is damaged or not convertible.
+    """
     config = read_json(source.assets / "config.json", "the model's configuration")
     family = family_for(config)
-    found = open_checkpoint(source.weights, options.step)
+    found = found or open_checkpoint(source.weights, options.step)
     layout, checkpoint = to_hf(found, text_config(config), options.layout)
     backbone = set(check_backbone(checkpoint, family, text_config(config)))
     lm_head = find_lm_head(checkpoint, family, config)

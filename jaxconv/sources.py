@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import unquote
@@ -39,23 +40,35 @@ def resolve(
 
     Config and tokenizer come from `base` where it is given. Raises `SourceError` for what is not there.
     """
+    if base is not None:
+        fitting = resolve_base(base, token=token, offline=offline)
+        if URI.match(str(source)):
+            return Source(str(source).rstrip("/"), str(source).rstrip("/"), fitting.assets, base_id=fitting.hub_id)
+        found = resolve(source, revision=revision, token=token, offline=offline)
+        return replace(found, assets=fitting.assets, base_id=fitting.hub_id)
     name = str(source)
-    assets = None if base is None else resolve(base, revision=None, token=token, offline=offline).assets
     if name.startswith("file://"):
         name = unquote(name.removeprefix("file://"))
     if URI.match(name):
-        if assets is None:
-            raise SourceError(f"{name} holds only weights: pass --base with the model whose config and tokenizer fit.")
-        return Source(name, name.rstrip("/"), assets)
+        raise SourceError(f"{name} holds only weights: pass --base with the model whose config and tokenizer fit.")
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source(name, path, assets or path)
+        return Source(name, path, path)
     if path.exists():
         raise SourceError(f"source {name} is a file; expected the folder that holds it: {path.parent}")
     if not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
         raise SourceError(f"source {name} does not exist; expected a folder, or a hub id like Qwen/Qwen3-Reranker-0.6B.")
     folder, commit = fetch(name, revision=revision, token=token, offline=offline, weights=True)
-    return Source(name, folder, assets or folder, hub_id=name, revision=commit)
+    return Source(name, folder, folder, hub_id=name, revision=commit)
+
+
+def resolve_base(base: str | Path, *, token: str | None = None, offline: bool = False) -> Source:
+    """Where config and tokenizer of a base lie; of a hub id no weights are fetched."""
+    path = Path(base).expanduser()
+    if path.is_dir() or not HUB_ID.fullmatch(str(base)):
+        return resolve(base, token=token, offline=offline)
+    folder, commit = fetch(str(base), revision=None, token=token, offline=offline, weights=False)
+    return Source(str(base), folder, folder, hub_id=str(base), revision=commit)
 
 
 def choose_files(names: Sequence[str], *, weights: bool) -> list[str]:

@@ -12,10 +12,11 @@ def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | Non
     if preset is not None:
         found, origin = get(preset), "--preset"
     else:
-        by_id = for_hub_id(source.hub_id) if source.hub_id else None
+        hub_id = source.hub_id or source.base_id
+        by_id = for_hub_id(hub_id) if hub_id else None
         if by_id is None:
             return None, None
-        found, origin = by_id, f"hub id {source.hub_id}"
+        found, origin = by_id, f"hub id {hub_id}"
     if found.refusal:
         raise RefusedError(f"{source.name} ({found.name}) cannot be converted: {found.refusal} {found.alternative or ''}")
     return found, origin
