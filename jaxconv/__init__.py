@@ -13,6 +13,7 @@ from jaxconv.errors import JaxconvError
 if TYPE_CHECKING:
     from jaxconv.conversion import ConversionResult, convert, inspect
     from jaxconv.scoring import load
+    from jaxconv.verification import verify
 
 __version__ = "0.1.0"
 
@@ -21,9 +22,10 @@ _LAZY = {
     "convert": "jaxconv.conversion",
     "inspect": "jaxconv.conversion",
     "load": "jaxconv.scoring",
+    "verify": "jaxconv.verification",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect", "load"]
+__all__ = ["ConversionResult", "JaxconvError", "convert", "inspect", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:
