@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxconv.conversion import ConversionResult, convert, inspect
     from jaxconv.live import convert_params
     from jaxconv.scoring import load
+    from jaxconv.verification import verify
 
 __version__ = "0.1.0"
 
@@ -23,9 +24,10 @@ _LAZY = {
     "convert_params": "jaxconv.live",
     "inspect": "jaxconv.conversion",
     "load": "jaxconv.scoring",
+    "verify": "jaxconv.verification",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load"]
+__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:

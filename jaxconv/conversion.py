@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxconv.backends import get_backend
 from jaxconv.bundle import write_bundle
@@ -15,7 +15,7 @@ from jaxconv.bundle.provenance import file_sha256, provenance
 from jaxconv.bundle.template import render
 from jaxconv.bundle.tokenizer import PadToken, find_pad_token
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
-from jaxconv.errors import RefusedError, TokenError, UsageError
+from jaxconv.errors import RefusedError, TokenError, UsageError, VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.plan import Plan, Source
 from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
@@ -23,6 +23,9 @@ from jaxconv.sources import max_shard_bytes, resolve
 from jaxconv.tokens import Vocabulary
 from jaxconv.writer import OutputFile, index_json, plan_files, staged_output, write_file
 from jaxconv.writer.publish import check_output
+
+if TYPE_CHECKING:
+    from jaxconv.verification import Report
 
 COPY_MODES = ("copy", "link", "reflink")
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -40,6 +43,7 @@ class ConversionResult:
     nbytes: int
     seconds: float
     pad_token: PadToken | None
+    report: Report | None = None  # of --verify
 
     def to_json(self) -> dict[str, Any]:
         """The result as `jaxconv convert --json` prints it."""
@@ -53,6 +57,7 @@ class ConversionResult:
             "files": self.files,
             "output_bytes": self.nbytes,
             "seconds": round(self.seconds, 3),
+            **({} if self.report is None else {"verification": self.report.to_json()}),
         }
 
 
@@ -72,12 +77,14 @@ def convert(
     offline: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    verify: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> ConversionResult:
     """Converts a causal-LM reranker into the classifier directory `output`.
 
     `options` are the fields of `planning.Options` (preset, method, classifier_from_tokens, token_ids, ...).
+    `verify` proves the result before it is published, and raises `VerificationError` when that fails.
     Raises a `JaxconvError`; then nothing is left at `output`.
     """
     return convert_found(
@@ -92,6 +99,7 @@ def convert(
         hash=hash,
         overwrite=overwrite,
         dry_run=dry_run,
+        verify=verify,
         progress=progress,
     )
 
@@ -109,6 +117,7 @@ def convert_found(
     hash: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Converts a source that has been found, or a checkpoint that is open already. As `convert` otherwise."""
@@ -132,6 +141,7 @@ def convert_found(
     )
     pad = _pad_token(plan)
     done: dict[str, str] = {}
+    report = None
     if not dry_run:
         with staged_output(target) as stage:
             done = _write(files, stage, copy_mode, progress)
@@ -139,6 +149,8 @@ def convert_found(
             if hash:
                 record["sha256"] = {name: file_sha256(stage / name) for name in sorted(done)}
             write_bundle(plan, stage, record, pad)
+            if verify:
+                report = _prove(plan, stage, chosen, checkpoint, backend=backend, device=device)
     return ConversionResult(
         output=None if dry_run else target,
         plan=plan,
@@ -148,7 +160,23 @@ def convert_found(
         nbytes=sum(file.nbytes for file in files),
         seconds=time.monotonic() - started,
         pad_token=pad,
+        report=report,
     )
+
+
+def _prove(plan: Plan, stage: Path, options: Options, checkpoint: Checkpoint | None, *, backend: str, device: str) -> Report:
+    """The proof of what lies in `stage`. Raises `VerificationError` with what was found."""
+    from jaxconv.verification import Claims, prove
+
+    claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
+    runs = backend if backend in ("jax", "torch") else "auto"  # NumPy runs no model
+    report = prove(plan.source, stage, claims, options, checkpoint, backend=runs, device=device)
+    if not report.passed:
+        raise VerificationError(
+            f"the result is not its source, and nothing was published: {' '.join(report.findings)} "
+            "Run the same command again; if it fails once more, report it."
+        )
+    return report
 
 
 def _write(files: tuple[OutputFile, ...], stage: Path, copy_mode: str, progress: Progress | None) -> dict[str, str]:

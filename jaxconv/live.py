@@ -35,6 +35,7 @@ def convert_params(
     offline: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    verify: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> ConversionResult:
@@ -57,6 +58,7 @@ def convert_params(
         hash=hash,
         overwrite=overwrite,
         dry_run=dry_run,
+        verify=verify,
         progress=progress,
     )
 

@@ -47,6 +47,7 @@ def convert(
     offline: bool = typer.Option(False, "--offline", help="Use only the hub's cache."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a former output."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Plan and compute the head, write nothing."),
+    verify: bool = typer.Option(False, "--verify", help="Prove the result against the source before it is published."),
     json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No summary, no progress."),
 ) -> None:
@@ -81,6 +82,7 @@ def convert(
         offline=offline,
         overwrite=overwrite,
         dry_run=dry_run,
+        verify=verify,
         progress=progress_line(quiet or json),
     )
     if json:
@@ -114,6 +116,9 @@ def summary(result: Any, copy_mode: str) -> str:
         lines.append(f"pad token   {result.pad_token.text!r} ({result.pad_token.id}) added: the tokenizer had none")
     if copy_mode != "copy" and "copy" in result.files.values():
         lines.append(f"note        the file system cannot {copy_mode} from the source; those files were copied instead")
+    if result.report is not None:
+        scores = result.report.scores
+        lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
     lines += [f"warning     {warning}" for warning in plan.warnings]
     if result.output is not None:
         serve = f"vllm serve {result.output} --runner pooling --chat-template {result.output}/score_template.jinja"

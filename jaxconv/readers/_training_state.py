@@ -37,14 +37,18 @@ def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str]
         )
     _refuse_adapters(kept, where)
     names = {keys: ".".join(_inner(keys)).replace("/", ".") for keys in kept}
-    while len({name.split(".")[0] for name in names.values()}) == 1 and _first(names) in WRAPPERS:
+    while _wrapped(names):
         names = {keys: name.split(".", 1)[1] for keys, name in names.items()}
     ignored = [(states, "optimizer state"), (counters, "counters and random keys")]
     return names, tuple(f"{what} ignored ({len(found)} arrays)." for found, what in ignored if found)
 
 
-def _first(names: Mapping[Keys, str]) -> str:
-    return next(iter(names.values())).split(".")[0]
+def _wrapped(names: Mapping[Keys, str]) -> bool:
+    """Whether one wrapper lies around all names; `model` is one only around Hugging Face's own `model`."""
+    first = {name.split(".")[0] for name in names.values()}
+    if len(first) != 1 or not all("." in name for name in names.values()):
+        return False
+    return first <= WRAPPERS or (first == {"model"} and any(name.startswith("model.model.") for name in names.values()))
 
 
 def _inner(keys: Keys) -> Keys:

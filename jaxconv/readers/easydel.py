@@ -26,7 +26,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     location = Location(Path(weights))
     require(location)
     entries = _entries(Path(weights) / INDEX)
-    arrays = {tuple(_name(path).split("/")): _spec(location, prefix, path) for prefix, path in entries}
+    arrays = {_keys(prefix, path): _spec(location, prefix, path) for prefix, path in entries}
     if len(arrays) != len(entries):
         raise SourceError(f"{location}/{INDEX} lists an array twice; expected each once. Copy the checkpoint again.")
     names, notes = parameter_names(arrays, str(weights))
@@ -42,10 +42,14 @@ def _entries(index: Path) -> list[tuple[str, str]]:
         raise SourceError(f"{index} is no index of EasyDeL ({error!r}). Copy the checkpoint again.") from None
 
 
-def _name(path: str) -> str:
-    """Without the folder of the item: `model/model/norm/kernel` and `model/lm_head/kernel` lie in item `model`."""
-    first, _, rest = path.partition("/")
-    return rest if first == "model" and rest.split("/")[0] in ("model", "lm_head", "score") else path
+def _keys(prefix: str, path: str) -> tuple[str, ...]:
+    """Without the folder of the item: `model/model/norm/kernel` and `model/lm_head/kernel` lie in item `model`.
+
+    Training states list other items, `tx` for the optimizer, whose name stays in front.
+    """
+    keys = tuple(path.split("/"))
+    inside = keys[1:] if keys[0] == prefix and keys[1:2] in (("model",), ("lm_head",), ("score",)) else keys
+    return inside if prefix == "model" else (prefix, *keys)
 
 
 def _spec(location: Location, prefix: str, path: str) -> dict[str, Any]:

@@ -1,0 +1,13 @@
+"""Stage 7: the proof that an output is its source. Shares no code with the stages that wrote it.
+
+    output (own reading) -> claims -> structure, head, bundle -> scores -> report
+
+The source is read through `readers` and `layouts`; the output with the safetensors library and json.
+"""
+
+from __future__ import annotations
+
+from jaxconv.verification.claims import Claims
+from jaxconv.verification.proof import Report, prove, verify
+
+__all__ = ["Claims", "Report", "prove", "verify"]

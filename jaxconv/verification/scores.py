@@ -1,0 +1,254 @@
+"""The causal LM's logits of the source against the classifier's of the output, on rendered prompts."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxconv.errors import BackendUnavailable, UsageError
+from jaxconv.planning import Model
+from jaxconv.verification.bundle import render
+from jaxconv.verification.claims import Expected
+from jaxconv.verification.head import combine
+from jaxconv.verification.output import Output, read_object
+
+if TYPE_CHECKING:
+    from jaxconv.checkpoint import Array
+
+Pairs = tuple[tuple[str, str], ...]
+NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
+FLOOR = 1e-4  # what the project promises of raw float32 scores
+FLOAT32_EPSILON = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Raw scores of both sides. `rank_agreement` is over pairs further apart than the tolerance allows to swap."""
+
+    pairs: int
+    max_abs_error: float
+    rank_agreement: float
+    tolerance: float
+    tolerance_reason: str
+    backend: str
+    findings: tuple[str, ...]
+    expected: tuple[tuple[float, ...], ...]  # of the source [pairs][labels]
+    found: tuple[tuple[float, ...], ...]  # of the output
+
+
+def read_pairs(path: str | Path | None) -> Pairs:
+    """The pairs of a JSONL file, or the built-in ones. Raises `UsageError` naming the line that is wrong."""
+    if path is None:
+        text, name = (files(__package__) / "pairs.jsonl").read_text("utf-8"), "pairs.jsonl"
+    else:
+        try:
+            text, name = Path(path).read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--pairs {path} cannot be read ({error}); expected JSONL of query and document.") from None
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            found.append(_pair(line, f"{name}, line {number}"))
+    if not found:
+        raise UsageError(f"--pairs {name} has no pairs; expected JSONL of query and document.")
+    return tuple(found)
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where}: no JSON ({error}).") from None
+    if not isinstance(row, dict) or not isinstance(row.get("query"), str) or not isinstance(row.get("document"), str):
+        raise UsageError(f'{where}: expected {{"query": "…", "document": "…"}}.')
+    return row["query"], row["document"]
+
+
+def choose_backend(name: str, model: Model) -> str:
+    """The backend that runs both sides; `auto` is JAX where its decoder runs the family, else PyTorch.
+
+    Raises `BackendUnavailable`, or `UsageError` for a family that no installed backend runs.
+    """
+    if name not in ("auto", *NEEDS):
+        raise BackendUnavailable(f"No scoring backend {name!r}; expected auto, {', '.join(NEEDS)}.")
+    wanted = NEEDS if name == "auto" else (name,)
+    installed = [key for key in wanted if all(importlib.util.find_spec(need) for need in NEEDS[key])]
+    if not installed:
+        raise BackendUnavailable(
+            f"Comparing scores needs {' or '.join(wanted)}: pip install 'jaxconv[{next(iter(wanted))}]'; "
+            "or pass --structure-only."
+        )
+    if installed == ["jax", "torch"]:
+        from jaxconv.models.config import decoder_config
+
+        try:
+            decoder_config(model.config)
+        except UsageError:
+            return "torch"
+    return installed[0]
+
+
+def compare_scores(
+    model: Model, output: Output, expected: Expected, pairs: Pairs, *, backend: str, device: str, tolerance: float | None
+) -> Scores:
+    """Scores all pairs with both. The source's logits: final hidden state times the token rows, in float32 weights.
+
+    Where the source caps its logits the uncapped ones are compared: that is what the output is.
+    """
+    import numpy as np
+
+    chosen = choose_backend(backend, model)
+    findings: list[str] = []
+    pairs, token_ids = encode(model, output, pairs)
+    if chosen == "jax":
+        from jaxconv.scoring import load
+
+        wanted, magnitude = _jax_logits(model, expected, token_ids, device)
+        gc.collect()
+        scorer = load(output.folder, backend="jax", device=device)
+        given = [scorer.encode(query, document) for query, document in pairs]
+        if given != token_ids:
+            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
+        found = np.asarray(scorer.model.logits(token_ids), np.float64)
+    else:
+        wanted, magnitude, found = _torch_logits(model, output, expected, token_ids, device)
+    scale, bias = expected.calibration.scale, expected.calibration.bias
+    truth = combine(wanted.T, expected.method).T * scale + bias
+    limit, reason = _tolerance(model.lm_head.weight.shape[1], magnitude * abs(scale * model.transform.scale), tolerance)
+    error = np.abs(found - truth)
+    worst = float(error.max())
+    if not worst <= limit:
+        query, document = pairs[int(np.argmax(np.where(np.isfinite(error), error, np.inf).max(axis=1)))]
+        findings.append(
+            f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}; the worst pair is "
+            f"{query!r:.80} and {document!r:.80}."
+        )
+    agreement = rank_agreement(truth, found, 2 * limit)
+    if agreement < 1:
+        findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
+    return Scores(len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), _rows(truth), _rows(found))
+
+
+def _rows(array: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(x) for x in row) for row in array)
+
+
+def _tolerance(width: int, magnitude: float, given: float | None) -> tuple[float, str]:
+    """How far float32 may be off. `magnitude` is the largest sum |hidden| . |row| of a prompt and token."""
+    if given is not None:
+        return given, "given"
+    rounding = 4 * FLOAT32_EPSILON * width**0.5 * magnitude
+    if rounding <= FLOOR:
+        return FLOOR, "1e-4, the project's promise for raw float32 scores"
+    return rounding, f"four times the expected float32 rounding of a dot product of {width} terms of this size"
+
+
+def rank_agreement(truth: Array, found: Array, gap: float) -> float:
+    """The share of pairs, more than `gap` apart in `truth` [N, labels], that `found` orders alike; 1 without any."""
+    import numpy as np
+
+    before, after = truth[:, None] - truth[None], found[:, None] - found[None]
+    apart = np.abs(before) > gap
+    return float((np.sign(before) == np.sign(after))[apart].mean()) if apart.any() else 1.0
+
+
+def encode(model: Model, output: Output, pairs: Pairs) -> tuple[Pairs, list[list[int]]]:
+    """The pairs and the token ids of their prompts: the output's template, the source's tokenizer, its special tokens.
+
+    A document whose prompt is too long is cut. Raises `UsageError` for a query that is too long by itself.
+    """
+    from tokenizers import Tokenizer
+
+    template = (output.folder / "score_template.jinja").read_text("utf-8")
+    tokenizer = Tokenizer.from_file(str(model.source.assets / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    settings = read_object(output.folder / "tokenizer_config.json") or {}
+    limit = model.config.get("max_position_embeddings") or 32768
+    limit = int(min(limit, settings.get("model_max_length") or limit))
+    kept, found = [], []
+    for query, text in pairs:
+        document = text
+        while not len(ids := tokenizer.encode(render(template, query, document), add_special_tokens=True).ids) <= limit:
+            if not document:
+                raise UsageError(f"the prompt of {query!r:.80} alone has {len(ids)} tokens; at most {limit} fit. Shorten it.")
+            document = document[: len(document) // 2]
+        kept.append((query, document))
+        found.append(list(ids))
+    return tuple(kept), found
+
+
+def _jax_logits(model: Model, expected: Expected, token_ids: list[list[int]], device: str) -> tuple[Array, float]:
+    """Logits [N, tokens] in float64 of float32 hidden states, and the largest sum of |hidden| . |row|."""
+    import jax
+    import numpy as np
+
+    from jaxconv.models.loading import load_decoder
+
+    try:
+        place = jax.devices(None if device == "auto" else device)[0]
+    except RuntimeError as error:
+        raise BackendUnavailable(f"JAX has no device {device!r} ({error}). Use --device auto.") from None
+    decoder = load_decoder(model.checkpoint, model.config, dtype="float32", device=place)
+    hidden = decoder.hidden_last(token_ids).astype(np.float64)
+    return _project(model, expected, hidden)
+
+
+def _project(model: Model, expected: Expected, hidden: Array) -> tuple[Array, float]:
+    import numpy as np
+
+    ids = list(expected.token_ids)
+    rows = model.lm_head.weight.read_rows(ids).astype(np.float32).astype(np.float64)
+    logits = hidden @ rows.T * model.transform.scale
+    if model.lm_head.bias is not None:
+        logits = logits + model.lm_head.bias.read()[ids].astype(np.float64) * model.transform.scale
+    return logits, float((np.abs(hidden) @ np.abs(rows).T).max())
+
+
+def _torch_logits(
+    model: Model, output: Output, expected: Expected, token_ids: list[list[int]], device: str
+) -> tuple[Array, float, Array]:
+    """The causal LM's own logits [N, tokens], the magnitude, and the classifier's [N, labels], through transformers."""
+    import numpy as np
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    if model.layout != "hf" or not isinstance(model.source.weights, Path):
+        raise UsageError(
+            f"transformers cannot load a source of layout {model.layout}; use --backend jax or --structure-only."
+        )
+    place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+    config: Any = AutoConfig.from_pretrained(model.source.assets, trust_remote_code=False)
+    if getattr(config, "final_logit_softcapping", None) is not None:
+        config.final_logit_softcapping = None
+    load_causal: Any = AutoModelForCausalLM.from_pretrained
+    causal = load_causal(model.source.weights, config=config, **options).to(place).eval()
+    rows = _last(causal, token_ids, place)
+    logits = np.stack([row.logits[0, -1, list(expected.token_ids)].double().cpu().numpy() for row in rows])
+    del causal
+    gc.collect()
+    load_backbone: Any = AutoModel.from_pretrained
+    backbone = load_backbone(output.folder, **options).to(place).eval()
+    hidden = np.stack([row.last_hidden_state[0, -1].double().cpu().numpy() for row in _last(backbone, token_ids, place)])
+    weight = output.tensors["score.weight"].array("score.weight").astype(np.float64)
+    found = hidden @ weight.T
+    if "score.bias" in output.tensors:
+        found = found + output.tensors["score.bias"].array("score.bias").astype(np.float64)
+    return logits, _project(model, expected, hidden)[1], found
+
+
+def _last(model: Any, token_ids: Sequence[list[int]], place: str) -> Any:
+    """The model's answers, one prompt at a time without padding."""
+    import torch
+
+    for ids in token_ids:
+        with torch.inference_mode():
+            extra = {"logits_to_keep": 1} if hasattr(model, "lm_head") else {}
+            yield model(torch.tensor([ids], device=place), use_cache=False, **extra)
