@@ -51,14 +51,15 @@ class ValueChange:
     elementwise: bool = True
 
 
-def _scaled(power: float, symbol: str) -> Callable[[Array, Sequence[str], Sizes], Array]:
-    """x * size ** power, computed in float32 and rounded once to the dtype of x."""
+def _scaled(power: float, symbol: str, root: str = "float32") -> Callable[[Array, Sequence[str], Sizes], Array]:
+    """x * size ** power, computed in float32 and rounded once to the dtype of x; the square root has dtype `root`."""
 
     def change(x: Array, axes: Sequence[str], sizes: Sizes) -> Array:
+        import ml_dtypes
         import numpy as np
 
         wide = np.result_type(x.dtype, np.float32)
-        factor = wide.type(math.sqrt(sizes[symbol]))
+        factor = wide.type(np.dtype(getattr(ml_dtypes, root, root)).type(math.sqrt(sizes[symbol])))
         scaled = x.astype(wide) * factor if power > 0 else x.astype(wide) / factor
         return np.asarray(scaled.astype(x.dtype))
 
@@ -92,6 +93,7 @@ def _pairs(x: Array, axes: Sequence[str], sizes: Sizes) -> Array:
 VALUES: Mapping[str, ValueChange] = {
     "times sqrt(H)": ValueChange(_scaled(0.5, "H"), _scaled(-0.5, "H")),
     "over sqrt(D)": ValueChange(_scaled(-0.5, "D"), _scaled(0.5, "D")),
+    "over bfloat16 sqrt(D)": ValueChange(_scaled(-0.5, "D", "bfloat16"), _scaled(0.5, "D", "bfloat16")),
     "minus one": ValueChange(_shifted(-1.0), _shifted(1.0)),
     "rope in halves": ValueChange(_halves, _pairs, elementwise=False),
 }

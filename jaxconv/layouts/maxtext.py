@@ -80,7 +80,8 @@ class Variant:
 
 PLAIN = {**ATTENTION, **MLP, **TWO_NORMS}
 GEMMA_LAYERS = {**ATTENTION, **MLP, **FOUR_NORMS}
-ROOT_D = {EMBEDDING: ("over sqrt(D)",)}
+# MaxText rounds the root to bfloat16 for Gemma3, and to float32 for Gemma2.
+ROOT_D, ROUNDED_ROOT_D = {EMBEDDING: ("over sqrt(D)",)}, {EMBEDDING: ("over bfloat16 sqrt(D)",)}
 VARIANTS: Mapping[str, Variant] = {
     "llama": Variant(PLAIN, values={QUERY: SQRT_H}),
     "llama3.1": Variant(PLAIN, values={QUERY: SQRT_H + HALVES, KEY: HALVES}),
@@ -88,7 +89,7 @@ VARIANTS: Mapping[str, Variant] = {
     "qwen2": Variant(PLAIN),
     "qwen3": Variant(PLAIN),
     "gemma2": Variant(GEMMA_LAYERS, PAIRS, {QUERY: SQRT_H, **ROOT_D}, ("minus one",)),
-    "gemma3_text": Variant(GEMMA_LAYERS, values=ROOT_D, norms=("minus one",)),
+    "gemma3_text": Variant(GEMMA_LAYERS, values=ROUNDED_ROOT_D, norms=("minus one",)),
 }
 
 

@@ -65,7 +65,7 @@ def test_row_and_inverse(rule: Rule, family: str) -> None:
         parts[layer, part] = tensor.read()
     back = to_foreign(rule, parts, sizes, padded=sizes["V"] + 24)
     assert back.shape == array.shape
-    exact = not {"minus one", "over sqrt(D)"} & set(rule.values)
+    exact = not {"minus one", "over sqrt(D)", "over bfloat16 sqrt(D)"} & set(rule.values)
     assert np.array_equal(back, array) if exact else np.allclose(back, array, rtol=2e-7, atol=2e-7)
 
 
@@ -73,9 +73,9 @@ def test_row_and_inverse(rule: Rule, family: str) -> None:
 def test_a_value_change_changes_values(value: str) -> None:
     """No change is the identity, and the inverse undoes it."""
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
-    changed = VALUES[value].to_hf(x, ("N", "H"), {"H": 16, "D": 64})
+    changed = VALUES[value].to_hf(x, ("N", "H"), {"H": 16, "D": 24})
     assert not np.allclose(changed, x)
-    assert np.allclose(VALUES[value].from_hf(changed, ("N", "H"), {"H": 16, "D": 64}), x, rtol=1e-6, atol=1e-6)
+    assert np.allclose(VALUES[value].from_hf(changed, ("N", "H"), {"H": 16, "D": 24}), x, rtol=1e-6, atol=1e-6)
 
 
 def _maxtext() -> tuple[dict, dict]:
