@@ -25,7 +25,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 def test_there_are_fixtures() -> None:
     """An empty folder would make the tests below pass by running none."""
-    assert {name.split("/")[0] for name in GOOD} >= {"transformers_flax", "nnx", "easydel", "maxtext"}
+    assert {name.split("/")[0] for name in GOOD} >= {"transformers_flax", "nnx", "easydel", "maxtext", "tunix"}
 
 
 @pytest.mark.parametrize("name", GOOD)
