@@ -209,8 +209,9 @@ def test_convert_verifies_before_it_publishes(qwen3: Path, tmp_path: Path, capsy
 
 def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
     """64 short pairs on a real model: raw scores of the output by JAX are torch's causal logits to 1e-4."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from examples.smollm2 import checkpoint
-    from tests.support.scores import causal_logits
 
     source = checkpoint()
     (tmp_path / "prompt.jinja").write_text("Q: {{ query }}\nA: {{ document }}\nRelevant:")
@@ -222,7 +223,11 @@ def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
     report = jaxconv.verify(source, output, pairs=pairs, backend="jax")
     assert report.passed and report.scores is not None and report.scores.pairs == 64
     assert report.scores.max_abs_error <= 1e-4 and report.scores.rank_agreement == 1.0
-    logits = causal_logits(source, [f"Q: {q}\nA: {d}\nRelevant:" for q, d in pairs], [2838, 9230])
-    truth = (logits[:, 1] - logits[:, 0]).numpy()
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
+    batch = tokenizer([f"Q: {q}\nA: {d}\nRelevant:" for q, d in pairs], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()(**batch).logits
+    last = logits[torch.arange(len(pairs)), batch["attention_mask"].sum(1) - 1].numpy()
+    truth = last[:, 9230] - last[:, 2838]
     assert np.abs(np.array(report.scores.found)[:, 0] - truth).max() <= 1e-4
     assert np.ptp(truth) > 0.1
