@@ -11,12 +11,12 @@ from typing import Any
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.plan import Source
-from jaxconv.planning import Options, read_model
+from jaxconv.planning import Model, Options, read_model
 from jaxconv.sources import resolve
 from jaxconv.verification.bundle import check_config, check_template, check_tokenizer
 from jaxconv.verification.claims import Claims, expect
 from jaxconv.verification.head import Head, check_head
-from jaxconv.verification.output import read_output
+from jaxconv.verification.output import Output, read_output
 from jaxconv.verification.scores import Pairs, Scores, compare_scores, read_pairs
 from jaxconv.verification.structure import Structure, compare_tensors
 
@@ -125,7 +125,7 @@ def prove(
     ]  # fmt: skip
     scores = None
     if not structure_only:
-        wrong = _cannot_run(structure, head, template)
+        wrong = _cannot_run(model, output, head, template)
         try:
             if wrong is None:
                 scores = compare_scores(
@@ -139,12 +139,13 @@ def prove(
     return Report(structure, head, scores, tuple(findings))
 
 
-def _cannot_run(structure: Structure, head: Head, template: tuple[str, ...]) -> str | None:
+def _cannot_run(model: Model, output: Output, head: Head, template: tuple[str, ...]) -> str | None:
     """Why the output cannot be run at all, or None."""
     if head.max_abs_error is None:
         return "the score head cannot be used."
     if template:
         return "there is no template that can be used."
-    if structure.identical < structure.tensors:
-        return "the backbone is not the source's."
+    shapes = {name: stored.shape for name, stored in output.tensors.items()}
+    if any(shapes.get(name) != ref.shape for name, ref in model.checkpoint.tensors.items()):
+        return "tensors of the backbone are missing or of another shape."
     return None

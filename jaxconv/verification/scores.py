@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxconv.errors import BackendUnavailable, UsageError
+from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.planning import Model
 from jaxconv.verification.bundle import render
 from jaxconv.verification.claims import Expected
@@ -111,7 +111,10 @@ def compare_scores(
 
         wanted, magnitude = _jax_logits(model, expected, token_ids, device)
         gc.collect()
-        scorer = load(output.folder, backend="jax", device=device)
+        try:
+            scorer = load(output.folder, backend="jax", device=device)
+        except Exception as fault:  # tokenizers raises bare Exception; what the source could do, the output cannot
+            raise SourceError(f"jaxconv.load cannot open the output: {fault}") from fault
         given = [scorer.encode(query, document) for query, document in pairs]
         if given != token_ids:
             findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")

@@ -245,6 +245,29 @@ def test_a_wrong_row_shows_in_the_scores_too(qwen3: Path, tmp_path: Path) -> Non
     assert any("raw scores differ" in finding for finding in report.findings)
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (config(rms_norm_eps=10.0), "raw scores differ"),
+        (flipped("model.norm.weight", 1), "raw scores differ"),
+        (other_tokenizer, "scores were not compared: jaxconv.load cannot open"),
+        (saved(lambda t: t.pop("model.norm.weight") is None or t), "scores were not compared: tensors"),
+        (saved(lambda t: t.pop("score.weight") is None or t), "scores were not compared: the score head"),
+    ],
+    ids=["config", "norm", "broken tokenizer", "tensor less", "no head"],
+)
+def test_scores_of_a_damaged_output(damage: Damage, says: str, qwen3: Path, tmp_path: Path) -> None:
+    """Where the output still runs its scores are compared, else the report says why not."""
+    output = converted(qwen3, tmp_path)
+    damage(output)
+    if says.endswith("open"):
+        (output / "tokenizer.json").write_text("{}")
+    pairs = [("is it", "the that"), ("no", "this")]
+    report = jaxconv.verify(qwen3, output, pairs=pairs, backend="jax")
+    assert any(says in finding for finding in report.findings), report.findings
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["passed"] is False
+
+
 def test_a_failed_proof_publishes_nothing(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When what was written is not the source, convert(verify=True) raises, and leaves nothing."""
     import jaxconv.conversion as conversion

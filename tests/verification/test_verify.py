@@ -142,11 +142,12 @@ def test_one_framework_only(qwen3: Path, tmp_path: Path) -> None:
     output = converted(qwen3, tmp_path)
     (tmp_path / "pairs.jsonl").write_text('{"query": "is it", "document": "the that"}\n')
     common = ["verify", str(qwen3), str(output)]
-    for arguments, forbidden in (
-        ([*common, "--structure-only"], FRAMEWORKS),
-        ([*common, "--backend", "jax", "--pairs", str(tmp_path / "pairs.jsonl")], ("torch", "transformers")),
+    for arguments, forbidden, absent in (
+        ([*common, "--structure-only"], FRAMEWORKS, ()),
+        ([*common, "--backend", "jax", "--pairs", str(tmp_path / "pairs.jsonl")], (), ("torch", "transformers")),
     ):
-        found = run(forbidden, f"from jaxconv.cli import main; sys.exit(main({arguments!r}))")
+        code = f"from jaxconv.cli import main; assert main({arguments!r}) == 0; assert not set({absent!r}) & set(sys.modules)"
+        found = run(forbidden, code)
         assert found.returncode == 0, found.stdout + found.stderr
 
 
@@ -208,11 +209,12 @@ def test_convert_verifies_before_it_publishes(qwen3: Path, tmp_path: Path, capsy
 
 def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
     """64 short pairs on a real model: raw scores of the output by JAX are torch's causal logits to 1e-4."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from examples.smollm2 import checkpoint
-    from tests.support.scores import causal_logits
 
     source = checkpoint()
-    (tmp_path / "prompt.jinja").write_text("Query: {{ query }}\nPassage: {{ document }}\nRelevant:")
+    (tmp_path / "prompt.jinja").write_text("Q: {{ query }}\nA: {{ document }}\nRelevant:")
     output = converted(
         source, tmp_path, classifier_from_tokens=["ĠNo", "ĠYes"], template=tmp_path / "prompt.jinja", copy_mode="link"
     )
@@ -221,7 +223,11 @@ def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
     report = jaxconv.verify(source, output, pairs=pairs, backend="jax")
     assert report.passed and report.scores is not None and report.scores.pairs == 64
     assert report.scores.max_abs_error <= 1e-4 and report.scores.rank_agreement == 1.0
-    logits = causal_logits(source, [f"Query: {q}\nPassage: {d}\nRelevant:" for q, d in pairs], [2838, 9230])
-    truth = (logits[:, 1] - logits[:, 0]).numpy()
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
+    batch = tokenizer([f"Q: {q}\nA: {d}\nRelevant:" for q, d in pairs], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()(**batch).logits
+    last = logits[torch.arange(len(pairs)), batch["attention_mask"].sum(1) - 1].numpy()
+    truth = last[:, 9230] - last[:, 2838]
     assert np.abs(np.array(report.scores.found)[:, 0] - truth).max() <= 1e-4
     assert np.ptp(truth) > 0.1
