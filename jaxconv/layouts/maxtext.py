@@ -8,7 +8,7 @@ times sqrt(hidden_size) (Gemma2, Gemma3), a padded vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
@@ -47,6 +47,10 @@ FOUR_NORMS = {
     "post_ffw_norm.scale": ("D", "post_feedforward_layernorm.weight", "D"),
 }
 QUERY, KEY, EMBEDDING = "self_attn.q_proj.weight", "self_attn.k_proj.weight", "model.embed_tokens.weight"
+HALVES_TAKEN = (
+    "the config has no rope type llama3, so rotary dimensions are taken in halves, as MaxText keeps Llama 2's; a model "
+    "trained under MaxText's name llama3.1 pairs them: then pass --layout maxtext-llama3.1."
+)
 HALVES, SQRT_H = ("rope in halves",), ("times sqrt(H)",)
 
 
@@ -100,12 +104,13 @@ def matches(checkpoint: Checkpoint) -> bool:
 
 def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
     """Hugging Face names, shapes and values. Raises `LayoutError` for a family that MaxText's mapping lacks."""
-    return apply_rules(checkpoint, rules(config), axis_sizes(config), NAME)
+    found = apply_rules(checkpoint, rules(config), axis_sizes(config), NAME)
+    return replace(found, notes=(*found.notes, HALVES_TAKEN)) if variant_name(config) == "llama" else found
 
 
-def rules(config: Mapping[str, Any]) -> list[Rule]:
-    """The table for a config."""
-    variant = VARIANTS.get(variant_name(config))
+def rules(config: Mapping[str, Any], name: str | None = None) -> list[Rule]:
+    """The table for a config, or of the variant that is named."""
+    variant = VARIANTS.get(name or variant_name(config))
     if variant is None:
         raise LayoutError(
             f"layout {NAME} has no table for {config.get('model_type')}; expected one of: {', '.join(VARIANTS)}. "

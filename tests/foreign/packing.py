@@ -38,8 +38,8 @@ def torch_logits(original: Path, ids: Sequence[Sequence[int]]) -> np.ndarray[Any
     return logits
 
 
-def pack(target: Path, checkpoint: Path, case: Mapping[str, Any], logits: np.ndarray[Any, Any] | None) -> None:
-    """Writes `target` (`….tar.xz`): checkpoint/, case.json and, when the library gave some, logits.npy (float32)."""
+def pack(target: Path, checkpoint: Path, case: Mapping[str, Any], logits: np.ndarray[Any, Any] | None) -> int:
+    """Writes `target` (`….tar.xz`): checkpoint/, case.json and, when the library gave some, logits.npy (float32). Gives its size."""
     members = {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path.read_bytes()
                for path in checkpoint.rglob("*") if path.is_file()}  # fmt: skip
     members["case.json"] = json.dumps(case, indent=2, sort_keys=True).encode()
@@ -53,3 +53,4 @@ def pack(target: Path, checkpoint: Path, case: Mapping[str, Any], logits: np.nda
             entry = tarfile.TarInfo(name)
             entry.size = len(members[name])
             tar.addfile(entry, io.BytesIO(members[name]))
+    return target.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 def test_there_are_fixtures() -> None:
     """An empty folder would make the tests below pass by running none."""
-    assert {name.split("/")[0] for name in GOOD} >= {"transformers_flax", "nnx", "easydel", "maxtext", "tunix"}
+    assert {name.split("/")[0] for name in GOOD} >= {"transformers_flax", "nnx", "easydel", "maxtext", "tunix", "gemma"}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -82,6 +83,21 @@ def test_a_step_can_be_chosen(tmp_path: Path) -> None:
         assert np.all(load_file(out / "model.safetensors")["model.norm.weight"] == expected)
     with pytest.raises(JaxconvError, match=r"has no step 3; it has 2, 10"):
         jaxconv.convert(case.weights, tmp_path / "x", base=case.original, step=3, classifier_from_tokens=TOKENS)
+
+
+def test_paired_rotary_dimensions_can_be_said(tmp_path: Path) -> None:
+    """Without a rope type in the config MaxText's Llama is warned about, and --layout maxtext-llama3.1 reads the pairs."""
+    case = unpack("maxtext/llama31_scanned", tmp_path)
+    config = json.loads((case.original / "config.json").read_text())
+    del config["rope_scaling"]
+    (case.original / "config.json").write_text(json.dumps(config))
+    expected = original_tensors(case.config, 0)["model.layers.0.self_attn.k_proj.weight"]
+    for layout, right in (("maxtext", False), ("maxtext-llama3.1", True)):
+        out = tmp_path / layout
+        result = jaxconv.convert(case.weights, out, base=case.original, layout=layout, classifier_from_tokens=TOKENS)
+        assert any("--layout maxtext-llama3.1" in warning for warning in result.plan.warnings) is not right
+        found = load_file(out / "model.safetensors")["model.layers.0.self_attn.k_proj.weight"]
+        assert np.array_equal(found, expected) is right
 
 
 @pytest.mark.parametrize("name", GOOD)
