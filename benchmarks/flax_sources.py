@@ -63,8 +63,8 @@ def main() -> None:
                     sys.executable, "-m", "jaxconv", "convert", str(source), str(output), "--base", str(base), "--backend",
                     "jax", "--classifier-from-tokens", '["no", "yes"]', "--quiet",
                 ]  # fmt: skip
-                copy = 0.0
-                for what, command in ((f"cp -r of the {name}", ["cp", "-r", str(source), str(output)]), (name, convert)):
+                copy, synced_copy = 0.0, ["sh", "-c", 'cp -r "$1" "$2" && sync -f "$2"', "sh", str(source), str(output)]
+                for what, command in ((f"cp -r of the {name}, synced", synced_copy), (name, convert)):
                     files = [str(path) for path in source.rglob("*") if path.is_file()]
                     run(["sh", "-c", 'cat "$@" > /dev/null', "sh", *files])  # the same page cache for everyone
                     os.sync()

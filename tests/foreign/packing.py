@@ -39,7 +39,7 @@ def torch_logits(original: Path, ids: Sequence[Sequence[int]]) -> np.ndarray[Any
 
 
 def pack(target: Path, checkpoint: Path, case: Mapping[str, Any], logits: np.ndarray[Any, Any] | None) -> int:
-    """Writes `target` (`….tar.xz`): checkpoint/, case.json and, when the library gave some, logits.npy (float32). Gives its size."""
+    """Writes `target` (`….tar.xz`) with checkpoint/, case.json and, when there are some, logits.npy; gives its size."""
     members = {f"checkpoint/{path.relative_to(checkpoint).as_posix()}": path.read_bytes()
                for path in checkpoint.rglob("*") if path.is_file()}  # fmt: skip
     members["case.json"] = json.dumps(case, indent=2, sort_keys=True).encode()
