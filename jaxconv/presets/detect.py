@@ -47,7 +47,7 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
         return None, None
     values = config if isinstance(config, dict) else {}
     true, false = values.get("true_token_id"), values.get("false_token_id")
-    ids = (true,) if false is None else (false, true)
+    ids: tuple[Any, ...] = (true,) if false is None else (false, true)
     for index in ids:
         if not isinstance(index, int) or isinstance(index, bool) or index < 0 or vocabulary.piece(index) is None:
             raise TokenError(
