@@ -17,7 +17,7 @@ from jaxconv.families import Family, check_backbone, family_for, find_lm_head, t
 from jaxconv.layouts import to_hf
 from jaxconv.plan import METHODS, Activation, Affine, LmHead, LogitTransform, Method, Plan, Prompt, Source, Token
 from jaxconv.presets import Preset
-from jaxconv.presets.detect import detect
+from jaxconv.presets.detect import detect, recorded
 from jaxconv.readers import open_checkpoint
 from jaxconv.tokens import Vocabulary, resolve_tokens
 
@@ -85,8 +85,10 @@ def read_model(source: Source, options: Options, found: Checkpoint | None = None
 def make_plan(model: Model, options: Options) -> Plan:
     """What a conversion of the model will do. Raises a `JaxconvError` for anything that would not be exact."""
     preset, origin = detect(model.source, options.preset)
-    method = _method(options, preset)
     vocabulary = Vocabulary(model.source.assets)
+    if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
+        preset, origin = recorded(model.source, vocabulary)
+    method = _method(options, preset)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
     prompt = prompt_for(preset, options.template)
     render(prompt.template, "query", "document", prompt.instruction)
@@ -104,7 +106,7 @@ def make_plan(model: Model, options: Options) -> Plan:
         prompt=prompt,
         activation=_activation(options, preset),
         calibration=_calibration(options, preset),
-        preset=preset.name if preset else None,
+        preset=(preset.name or None) if preset else None,
         preset_origin=origin,
         dtype=_dtype(options.dtype),
         use_sep_token=options.use_sep_token,

@@ -39,7 +39,9 @@ curl -s http://localhost:8000/rerank -H 'Content-Type: application/json' \\
 ```
 
 vLLM reads the activation from `config.json`. Without the template the scores are near random.
+{local}"""
 
+TRANSFORMERS = """
 ## sentence-transformers
 
 The prompt and the activation are stored in this folder; give the pair as it is (sentence-transformers 6 or newer).
@@ -69,7 +71,15 @@ inputs = tokenizer.apply_chat_template(pair, chat_template="{template}", return_
 with torch.no_grad():
     print(model(**inputs).logits{activate})
 ```
+"""
 
+NO_TRANSFORMERS = """
+## transformers and sentence-transformers
+
+transformers has no class `{architecture}`, so neither it nor CrossEncoder can load this folder; vLLM makes the class itself.
+"""
+
+JAXCONV = """
 ## jaxconv
 
 ```bash
@@ -82,17 +92,24 @@ def card(plan: Plan) -> str:
     """The model card. A bias in the head is honoured by vLLM and ignored by transformers, which the card says."""
     source = plan.source.hub_id
     notes = [f"- Note: {warning}\n" for warning in plan.warnings]
-    if plan.calibration.bias:
+    if plan.calibration.bias and plan.family.transformers_seq_cls:
         notes.append(
             "- Note: vLLM adds `score.bias`; transformers' classes, and so CrossEncoder, have no bias and leave it out.\n"
         )
+    local = TRANSFORMERS if plan.family.transformers_seq_cls else NO_TRANSFORMERS
+    values = {
+        "architecture": plan.family.target_architecture,
+        "template": NAME,
+        "activate": ".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "",
+    }
+    # `jaxconv score` prints one score a pair, so it takes heads of one label only.
+    blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
     return CARD.format(
         base=f"base_model: {source}\n" if source else "",
         licence=licence(plan.source.assets),
-        template=NAME,
-        activate=".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "",
         title=(source or plan.family.architecture).split("/")[-1],
-        architecture=plan.family.target_architecture,
+        local=blocks,
+        architecture=values["architecture"],
         source=source or "a local checkpoint",
         revision=f" at revision `{plan.source.revision}`" if plan.source.revision else "",
         cast=f", cast to {plan.dtype}" if plan.dtype else ", bit for bit",

@@ -30,7 +30,12 @@ TRANSFORMER: dict[str, Any] = {
 
 
 def sentence_transformers_files(plan: Plan) -> dict[str, Any]:
-    """File name to content: JSON documents, and the text of the named template."""
+    """File name to content: JSON documents, and the text of the named template.
+
+    None for a family that transformers has no ForSequenceClassification class of: CrossEncoder could not load it.
+    """
+    if not plan.family.transformers_seq_cls:
+        return {}
     settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
     if plan.num_labels == 1:
         settings["activation_fn"] = ACTIVATIONS[plan.activation]

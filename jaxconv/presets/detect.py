@@ -1,10 +1,20 @@
-"""Which preset a source has: the flag, else its hub id. Never a guess from the architecture."""
+"""Which preset a source has: the flag, else its hub id, else what its sentence-transformers files record.
+
+Never a guess from the architecture.
+"""
 
 from __future__ import annotations
 
-from jaxconv.errors import RefusedError
-from jaxconv.plan import Source
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxconv.errors import RefusedError, SourceError, TokenError
+from jaxconv.plan import Activation, Source
 from jaxconv.presets import Preset, for_hub_id, get
+from jaxconv.tokens import Vocabulary
+
+SCORE = "1_LogitScore/config.json"
 
 
 def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | None]:
@@ -20,3 +30,61 @@ def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | Non
     if found.refusal:
         raise RefusedError(f"{source.name} ({found.name}) cannot be converted: {found.refusal} {found.alternative or ''}")
     return found, origin
+
+
+def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str | None]:
+    """Ids, method and activation that `modules.json` and `1_LogitScore/config.json` of a source record, or None.
+
+    Keys: sentence_transformers 6.2.0, cross_encoder/modules/logit_score.py; without `false_token_id` the score is
+    the logit of one token. Raises `TokenError` for ids that the tokenizer lacks (such files were published) and
+    `SourceError` for files that cannot be read or an activation that is neither sigmoid nor identity.
+    """
+    modules = _read(source.assets / "modules.json")
+    entries = modules if isinstance(modules, list) else []
+    types = [str(entry.get("type")) for entry in entries if isinstance(entry, dict)]
+    config = _read(source.assets / SCORE)
+    if not any(kind.endswith(".LogitScore") for kind in types) or config is None:
+        return None, None
+    values = config if isinstance(config, dict) else {}
+    true, false = values.get("true_token_id"), values.get("false_token_id")
+    ids: tuple[Any, ...] = (true,) if false is None else (false, true)
+    for index in ids:
+        if not isinstance(index, int) or isinstance(index, bool) or index < 0 or vocabulary.piece(index) is None:
+            raise TokenError(
+                f"{SCORE} of {source.name} names the token id {index!r}, which is no entry of its tokenizer; "
+                "pass --classifier-from-tokens or --token-ids, false first."
+            )
+    preset = Preset(
+        name="",
+        hub_ids=(),
+        evidence="recorded by the source",
+        sources=(SCORE,),
+        token_ids=ids,
+        method="no_post_processing" if false is None else "from_2_way_softmax",
+        activation=_activation(source),
+    )
+    return preset, SCORE
+
+
+def _activation(source: Source) -> Activation:
+    settings = _read(source.assets / "config_sentence_transformers.json")
+    found = settings.get("activation_fn") if isinstance(settings, dict) else None
+    name = str(found or "Sigmoid").rsplit(".", 1)[-1].lower()
+    if name == "sigmoid":
+        return "sigmoid"
+    if name == "identity":
+        return "identity"
+    raise SourceError(
+        f"config_sentence_transformers.json of {source.name} has the activation {found}; expected Sigmoid or Identity. "
+        "Pass --classifier-from-tokens or --token-ids to set tokens, method and activation by hand."
+    )
+
+
+def _read(path: Path) -> Any:
+    """A JSON document, None without the file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise SourceError(f"{path} is not JSON: {error}. Remove it or download it again.") from None

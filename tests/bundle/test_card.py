@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxconv
+from tests.support.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,23 @@ def test_header(output: Path) -> None:
     """The hub's header names library, task and the source's licence."""
     header = (output / "README.md").read_text().split("---\n")[1]
     assert header == "library_name: transformers\npipeline_tag: text-ranking\nlicense: mit\n"
+
+
+def test_a_family_that_transformers_cannot_load(tmp_path: Path) -> None:
+    """Granite has no class there: no sentence-transformers files, no block that would fail, and the reason."""
+    source, output = tiny_checkpoint(tmp_path / "source", "granite"), tmp_path / "output"
+    jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"], backend="numpy")
+    text = (output / "README.md").read_text()
+    assert "no class `GraniteForSequenceClassification`" in text
+    assert "```python" not in text and "jaxconv score ." in text and "vllm serve ." in text
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        assert not (output / name).exists()
+    assert not (output / "additional_chat_templates").exists()
+
+
+def test_several_labels_have_no_score_command(qwen3: Path, tmp_path: Path) -> None:
+    """`jaxconv score` takes one label, so the card of three does not show it."""
+    output = tmp_path / "output"
+    jaxconv.convert(qwen3, output, classifier_from_tokens=["no", "yes", "No"], method="no_post_processing", backend="numpy")
+    text = (output / "README.md").read_text()
+    assert "jaxconv score" not in text and "CrossEncoder" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,38 @@ def test_calibration_needs_a_preset_that_has_one(qwen3: Path, tmp_path: Path) ->
     """--calibrate without a calibration is a usage error."""
     with pytest.raises(UsageError, match="--calibrate"):
         jaxconv.convert(qwen3, tmp_path / "out", classifier_from_tokens=["no", "yes"], calibrate=True, backend="numpy")
+
+
+def _logit_score(source: Path, folder: Path, config: object, activation: str | None = None) -> Path:
+    """A copy of `source` with the sentence-transformers files of a LogitScore CrossEncoder."""
+    shutil.copytree(source, folder)
+    (folder / "1_LogitScore").mkdir()
+    (folder / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"}])
+    )
+    (folder / "1_LogitScore/config.json").write_text(json.dumps(config))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"activation_fn": activation}))
+    return folder
+
+
+def test_logit_score_files_name_ids_method_and_activation(qwen3: Path, tmp_path: Path) -> None:
+    """The output is that of the same ids given by hand; flags go before the files."""
+    two = _logit_score(qwen3, tmp_path / "two", {"true_token_id": 260, "false_token_id": 259})
+    one = _logit_score(qwen3, tmp_path / "one", {"true_token_id": 260}, "torch.nn.modules.linear.Identity")
+    jaxconv.convert(two, tmp_path / "a", backend="numpy")
+    jaxconv.convert(qwen3, tmp_path / "b", token_ids=[259, 260], backend="numpy")
+    config = (tmp_path / "a/config.json").read_bytes()
+    assert config == (tmp_path / "b/config.json").read_bytes()
+    jaxconv.convert(one, tmp_path / "c", backend="numpy")
+    made = json.loads((tmp_path / "c/config.json").read_text())
+    assert made["sentence_transformers"]["activation_fn"].endswith("Identity")
+    assert json.loads((tmp_path / "c/jaxconv.json").read_text())["method"] == "no_post_processing"
+
+
+@pytest.mark.parametrize("config", [{"true_token_id": 99999, "false_token_id": 1}, {"true_token_id": True}, {}, []])
+def test_broken_logit_score_files(qwen3: Path, tmp_path: Path, config: object) -> None:
+    """Ids that are no vocabulary entries are an error; tokens given by hand do without the files."""
+    source = _logit_score(qwen3, tmp_path / "source", config)
+    with pytest.raises(TokenError, match="1_LogitScore"):
+        jaxconv.convert(source, tmp_path / "out", backend="numpy")
+    jaxconv.convert(source, tmp_path / "out", classifier_from_tokens=["no", "yes"], backend="numpy")
