@@ -44,6 +44,7 @@ def test_tensors_and_logits_of_the_original(tmp_path: Path, name: str) -> None:
     for key, tensor in found.items():
         assert tensor.dtype == dtype, key
         _assert_equal(tensor, expected[key].astype(dtype), case.about["exact"], key)
+    assert jaxconv.verify(case.weights, tmp_path / "out", base=case.original, structure_only=True).findings == ()
     rounding = 0 if case.about["exact"] else 2 * np.spacing(np.abs(head[[5, 7]]).max())
     assert np.abs(row[0] - (head[7] - head[5])).max() <= rounding
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32)
