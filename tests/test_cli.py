@@ -34,6 +34,15 @@ def test_json_is_one_document(qwen3: Path, tmp_path: Path, capsys: pytest.Captur
     assert document["convertible"] and document["tokens"][1]["text"] == "yes" and document["backend"] == "numpy"
 
 
+def test_inspect_shows_the_rendered_prompt(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """People see each line, the empty one after a final newline included; a file's own last newline is no content."""
+    template = tmp_path / "prompt.jinja"
+    template.write_text("Query: {{ query }}\nDocument: {{ document }}\nAnswer:\n\n")
+    assert main(["inspect", str(qwen3), "--classifier-from-tokens", TOKENS, "--template", str(template)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("  |Query: {query}|\n  |Document: {document}|\n  |Answer:|\n  ||\n")
+
+
 def test_inspect_has_the_documented_keys(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`inspect --json` has every key of the contract, with tokens and without."""
     keys = {

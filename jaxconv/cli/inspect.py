@@ -23,6 +23,7 @@ def inspect(
     base: Optional[str] = typer.Option(None, help="Config and tokenizer for sources of weights only."),
     layout: Optional[str] = typer.Option(None, help="Overrides the detected layout."),
     step: Optional[int] = typer.Option(None, help="Step of a checkpoint manager's root."),
+    template: Optional[str] = typer.Option(None, help="Jinja file of the prompt: query, document, instruction."),
     revision: Optional[str] = typer.Option(None, help="Branch, tag or commit on the hub."),
     token: Optional[str] = typer.Option(None, help="Hub token."),
     offline: bool = typer.Option(False, "--offline", help="Use only the hub's cache."),
@@ -40,6 +41,7 @@ def inspect(
         base=base,
         layout=layout,
         step=step,
+        template=template,
         revision=revision,
         token=token,
         offline=offline,
@@ -47,9 +49,13 @@ def inspect(
     if json:
         print_json(found)
         return
+    prompt = found.pop("prompt", None)
     for key, value in found.items():
         if key == "bytes" and value is not None:
             value = human_bytes(value)
         if isinstance(value, list):
             value = "; ".join(str(item) for item in value) or "none"
         print(f"{key:20} {value}")
+    if prompt is not None:
+        print("prompt, a line each between bars:")
+        print("\n".join(f"  |{line}|" for line in prompt.split("\n")))
