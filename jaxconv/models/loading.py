@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
@@ -69,7 +69,10 @@ class _Loader:
         self, checkpoint: Checkpoint, config: DecoderConfig, dtype: Any, mesh: Any, device: jax.Device | None
     ) -> None:
         self.tensors, self.where, self.config = checkpoint.tensors, checkpoint.path, config
-        self.dtype, self.mesh = dtype, mesh
+        # The compiler places what the forward pass makes, so axes are automatic whatever the caller's mesh says.
+        automatic = (AxisType.Auto,) * len(mesh.axis_names) if mesh is not None else ()
+        self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic) if mesh is not None else None
+        self.dtype = dtype
         self.device = device or jax.devices()[0]
         found = [name for name in self.tensors if name == EMBEDDING or name.endswith(f".{EMBEDDING}")]
         if len(found) != 1:
