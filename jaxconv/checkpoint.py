@@ -90,6 +90,15 @@ class TensorRef:
         return dataclasses.replace(self, name=name)
 
 
+def mapped(ref: TensorRef) -> Array:
+    """The tensor as a view of its file's pages where its bytes lie in one, else read."""
+    if ref.extent is None:
+        return ref.read()
+    import numpy as np
+
+    return np.asarray(np.memmap(ref.extent.path, numpy_dtype(ref.dtype), "r", ref.extent.offset, ref.shape))
+
+
 @dataclass(frozen=True, slots=True)
 class ShardFile:
     """A whole safetensors file that may be copied or linked as it stands."""

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import LayoutError
 
 # leaf -> (PyTorch leaf, ranks it may have)
@@ -55,10 +55,10 @@ def reshaped(ref: TensorRef, name: str, shape: tuple[int, ...]) -> TensorRef:
 
 
 def transposed(ref: TensorRef, name: str) -> TensorRef:
-    """A matrix [in, out] as [out, in]."""
+    """A matrix [in, out] as [out, in]. Of a file its pages are mapped: a copy would only be made to be copied again."""
 
     def read() -> Array:
-        return ref.read().T
+        return mapped(ref).T
 
     def take(ids: Sequence[int], axis: int) -> Array:
         return ref.take(ids, 1 - axis).T

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import SourceError
 from jaxconv.models.config import DecoderConfig, decoder_config
 from jaxconv.models.decoder import Decoder, Layer
@@ -58,10 +58,7 @@ def load_decoder(
 
 def read_slice(ref: TensorRef, index: Index) -> Array:
     """Part of a tensor; of a local file only the pages that the part lies in are read."""
-    if ref.extent is None:
-        return ref.read()[index]
-    stored = np.memmap(ref.extent.path, numpy_dtype(ref.dtype), "r", ref.extent.offset, ref.shape)
-    return np.asarray(stored[index])
+    return mapped(ref)[index]
 
 
 class _Loader:
