@@ -112,7 +112,7 @@ def card(plan: Plan) -> str:
         architecture=values["architecture"],
         source=source or "a local checkpoint",
         revision=f" at revision `{plan.source.revision}`" if plan.source.revision else "",
-        cast=f", cast to {plan.dtype}" if plan.dtype else ", bit for bit",
+        cast=_kept(plan),
         method=plan.method,
         tokens=", ".join(f"`{token.text}` ({token.id})" for token in plan.tokens),
         activation=plan.activation,
@@ -120,6 +120,12 @@ def card(plan: Plan) -> str:
         bias=plan.calibration.bias,
         notes="".join(notes),
     )
+
+
+def _kept(plan: Plan) -> str:
+    """How the backbone relates to the source: a foreign layout permutes, and some scale."""
+    layout = "" if plan.layout == "hf" else f" under Hugging Face's names (layout {plan.layout})"
+    return layout + (f", cast to {plan.dtype}" if plan.dtype else ", bit for bit" if not layout else "")
 
 
 def licence(assets: Path) -> str:

@@ -13,6 +13,7 @@ from jaxconv.errors import RefusedError
 
 OPTIMIZER = frozenset({"opt_state", "optimizer", "optimizer_state", "opt", "tx", "ema_params", "ema"})
 COUNTERS = frozenset({"step", "rng", "rngs", "count", "key", "dropout_rng"})
+COUNTER_KEYS = frozenset((key,) for key in COUNTERS)
 WRAPPERS = frozenset({"params", "model_params", "base", "state", "train_state"})
 ADAPTER_MARKS = ("lora_a", "lora_b", "lora_A", "lora_B")
 
@@ -26,13 +27,14 @@ def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str]
     adapters that are not merged.
     """
     paths = [tuple(keys) for keys in leaves]
-    states = [keys for keys in paths if any(key in OPTIMIZER for key in keys)]
-    counters = [keys for keys in paths if keys not in set(states) and keys[-1 if keys[-1] != "value" else -2] in COUNTERS]
-    kept = [keys for keys in paths if keys not in {*states, *counters}]
+    states = [keys for keys in paths if not OPTIMIZER.isdisjoint(keys)]
+    counters = [keys for keys in paths if OPTIMIZER.isdisjoint(keys) and _inner(keys)[-1:] in COUNTER_KEYS]
+    left = {*states, *counters}
+    kept = [keys for keys in paths if keys and keys not in left]
     if not kept:
-        found = ", ".join(sorted({keys[0] for keys in paths})[:5]) or "nothing"
+        found = ", ".join(sorted({keys[0] for keys in paths if keys})[:5]) or "nothing"
         raise RefusedError(
-            f"{where} holds optimizer state and no model parameters (found: {found}). "
+            f"{where} holds no model parameters, at most optimizer state and counters (found: {found}). "
             "Point at the checkpoint item with the parameters (items, model_params, params)."
         )
     _refuse_adapters(kept, where)
