@@ -114,7 +114,8 @@ class Checkpoint:
 
     `format` names the container ("safetensors", "torch_bin", "flax_msgpack", "orbax", ...). `shards` is
     filled only where whole files are already in output form. `metadata` is the container's own (for
-    safetensors `__metadata__`), `notes` says what was left aside ("optimizer state ignored").
+    safetensors `__metadata__`), `notes` says what was left aside ("optimizer state ignored"). With `headers_only`
+    names, dtypes and shapes are known and no tensor can be read.
     """
 
     format: str
@@ -123,6 +124,7 @@ class Checkpoint:
     shards: tuple[ShardFile, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    headers_only: bool = False
 
     @property
     def nbytes(self) -> int:

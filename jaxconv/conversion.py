@@ -17,6 +17,7 @@ from jaxconv.bundle.tokenizer import PadToken, find_pad_token
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.errors import RefusedError, TokenError, UsageError, VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
+from jaxconv.hub import is_offline, read_headers
 from jaxconv.plan import Plan, Source
 from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
 from jaxconv.sources import max_shard_bytes, resolve
@@ -226,7 +227,7 @@ def inspect(
 
     Raises `SourceError` and `UsageError` for a source that is not there or a call that is wrong.
     """
-    found = resolve(source, base=base, revision=revision, token=token, offline=offline)
+    found, checkpoint = _headers(source, base=base, revision=revision, token=token, offline=offline)
     chosen = Options(template=read_template(template), **options)
     config = read_json(found.assets / "config.json", "the model's configuration")
     said: dict[str, Any] = {
@@ -238,8 +239,18 @@ def inspect(
         **UNDECIDED,
     }
     try:
-        model = read_model(found, chosen)
+        model = read_model(found, chosen, checkpoint)
         said = describe(model)
         return describe(make_plan(model, chosen))
     except (RefusedError, TokenError) as error:
         return {**said, "refusals": [str(error)]}
+
+
+def _headers(source: str | Path, **access: Any) -> tuple[Source, Checkpoint | None]:
+    """A source, and of one on the hub the headers of its weights; they are fetched whole where they are no safetensors."""
+    found = resolve(source, **access, weights=False)
+    if found.hub_id is None:
+        return found, None
+    offline = is_offline(access["offline"])
+    checkpoint = None if offline else read_headers(found.hub_id, revision=found.revision, token=access["token"])
+    return (resolve(source, **access), None) if checkpoint is None else (found, checkpoint)

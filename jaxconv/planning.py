@@ -13,7 +13,7 @@ from jaxconv.bundle.config import read_json, stale_keys
 from jaxconv.bundle.template import prompt_for, render
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError, UsageError
-from jaxconv.families import Family, check_backbone, family_for, find_lm_head, text_config
+from jaxconv.families import HEAD, Family, check_backbone, family_for, find_lm_head, text_config
 from jaxconv.layouts import to_hf
 from jaxconv.plan import METHODS, Activation, Affine, LmHead, LogitTransform, Method, Plan, Prompt, Source, Token
 from jaxconv.presets import Preset
@@ -121,6 +121,8 @@ def _warnings(model: Model, prompt: Prompt, method: Method, options: Options) ->
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
             "pass --template or --preset."
         )
+    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == HEAD:
+        warnings.append(f"{HEAD} is stored beside the embedding that it is tied to; convert compares them, headers cannot.")
     if model.transform.bias:
         warnings.append("the LM head has a bias: vLLM adds score.bias, transformers' classes leave it out.")
     if model.transform.softcap is not None:

@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import jaxconv
 from jaxconv.errors import UsageError
-from jaxconv.sources import choose_files, max_shard_bytes
+from jaxconv.hub import choose_files
+from jaxconv.sources import max_shard_bytes
 from tests.support.hub import COMMIT, TOKEN, Hub, serving
+from tests.support.tiny import tiny_checkpoint
 
 
 @pytest.fixture
@@ -30,12 +35,17 @@ def hub(qwen3: Path, tmp_path: Path) -> Iterator[Hub]:
 
 
 def convert(hub_url: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs `jaxconv convert ... out` in a process of its own, with its own cache."""
+    """Runs `jaxconv convert ... out`."""
+    options = ["--token-ids", "[5,6]", "--backend", "numpy", "--overwrite", "--quiet"]
+    return run("convert", hub_url, home, arguments[0], str(home / "out"), *arguments[1:], *options)
+
+
+def run(command: str, hub_url: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a process of its own, with its own cache of the hub."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub_url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "jaxconv", "convert", arguments[0], str(home / "out"), *arguments[1:]]
-    command += ["--token-ids", "[5,6]", "--backend", "numpy", "--overwrite", "--quiet"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    process = [sys.executable, "-m", "jaxconv", command, *arguments]
+    return subprocess.run(process, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_only_what_is_needed_is_fetched_and_the_commit_recorded(hub: Hub, tmp_path: Path) -> None:
@@ -52,6 +62,44 @@ def test_only_what_is_needed_is_fetched_and_the_commit_recorded(hub: Hub, tmp_pa
     again = convert(hub.url, tmp_path, "team/reranker", "--revision", "v1", "--offline")
     assert again.returncode == 0, again.stderr
     assert len(hub.requests) == before
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_inspect_asks_the_hub_for_headers_alone(tmp_path: Path, shards: int) -> None:
+    """Of the weights only ranges of at most 100 kB are fetched, and the answer is that for the folder itself."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3", shards=shards)
+    with serving({"team/reranker": folder}) as server:
+        found = run("inspect", server.url, tmp_path, "team/reranker", "--token-ids", "[5,6]", "--json")
+        assert found.returncode == 0, found.stderr
+        asked = [line for line in server.requests if line.startswith("GET") and line.endswith(".safetensors")]
+        assert len(server.ranges) == len(asked) == len(list(folder.glob("*.safetensors"))) >= shards
+        assert all(length <= 100_001 for _, _, length in server.ranges)
+    expected = jaxconv.inspect(folder, token_ids=[5, 6])
+    assert json.loads(found.stdout) == {**expected, "source": "team/reranker"}
+
+
+def test_inspect_says_what_headers_cannot_show(tmp_path: Path) -> None:
+    """A stored head beside a tied embedding is compared by convert alone, and inspect of a hub id says so."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3", tie=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    with serving({"team/reranker": folder}) as server:
+        found = run("inspect", server.url, tmp_path, "team/reranker", "--token-ids", "[5,6]", "--json")
+    assert any("convert compares them" in warning for warning in json.loads(found.stdout)["warnings"])
+    assert "differ" in jaxconv.inspect(folder, token_ids=[5, 6])["refusals"][0]
+
+
+def test_inspect_fetches_what_is_no_safetensors(tmp_path: Path) -> None:
+    """A repository of .bin files is fetched and inspected; --offline then needs no hub."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with serving({"team/reranker": folder}) as server:
+        found = run("inspect", server.url, tmp_path, "team/reranker", "--token-ids", "[5,6]", "--json")
+        before = len(server.requests)
+        again = run("inspect", server.url, tmp_path, "team/reranker", "--token-ids", "[5,6]", "--json", "--offline")
+        assert len(server.requests) == before
+    assert json.loads(found.stdout)["format"] == "torch_bin" and again.stdout == found.stdout
 
 
 def test_gated_needs_the_token(hub: Hub, tmp_path: Path) -> None:

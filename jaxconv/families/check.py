@@ -100,7 +100,7 @@ def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, An
         )
     if head is not None and head.shape != embedding.shape:
         raise SourceError(f"{HEAD} is {list(head.shape)}; expected {list(embedding.shape)}, as {EMBEDDING}.")
-    if tied and head is not None and not _equal(head, embedding):
+    if tied and head is not None and not checkpoint.headers_only and not _equal(head, embedding):
         raise RefusedError(
             f"{HEAD} and {EMBEDDING} differ, but tie_word_embeddings in config.json is {flag} (tied): loaders would "
             f'disagree. Set "tie_word_embeddings": false in config.json to score with {HEAD}, or remove that tensor.'

@@ -50,12 +50,17 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         shards = _indexed(folder)
     metadata = {key: value for _, _, meta in shards for key, value in meta.items()}
     return Checkpoint(
-        format="flax_safetensors" if metadata.get("format") == "flax" else FORMAT,
+        format=container(metadata),
         path=str(folder),
         tensors={name: ref for _, refs, _ in shards for name, ref in refs.items()},
         shards=tuple(shard for shard, _, _ in shards),
         metadata=metadata,
     )
+
+
+def container(metadata: Mapping[str, str]) -> str:
+    """The container's name: Flax writes safetensors too, under its own tensor names."""
+    return "flax_safetensors" if metadata.get("format") == "flax" else FORMAT
 
 
 Shard = tuple[ShardFile, dict[str, TensorRef], dict[str, str]]

@@ -15,12 +15,15 @@ TOKEN = "hf_secret"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves folders as repositories. `requests` lists what was asked for, `gated` what wants the token."""
+    """Serves folders as repositories. `requests` lists what was asked for, `ranges` the parts of files with
+    their lengths, `gated` what wants the token.
+    """
 
     def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = ()) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos, self.gated = repos, gated
         self.requests: list[str] = []
+        self.ranges: list[tuple[str, str, int]] = []
 
     @property
     def url(self) -> str:
@@ -84,6 +87,10 @@ class Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             return self.answer(404, X_Error_Code="EntryNotFound")
         body = file.read_bytes()
+        if part := self.headers.get("Range"):
+            first, last = map(int, part.removeprefix("bytes=").split("-"))
+            self.server.ranges.append((repo, rest[-1], last + 1 - first))
+            return self.answer(206, body[first : last + 1], X_Repo_Commit=COMMIT)
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
         return self.answer(200, body, ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
 
