@@ -6,6 +6,7 @@
     ├── SourceError           the source is absent, damaged or not what it claims to be
     │   └── LayoutError           tensor names or shapes that no layout explains
     ├── TokenError            a token that is not exactly one vocabulary entry
+    │   └── TokensUnknown         no tokens were given, and nothing records them
     ├── RefusedError          a conversion that could not be exact
     ├── OutputError           the output cannot be written where it was asked for
     └── VerificationError     the proof of a conversion failed
@@ -40,6 +41,14 @@ class LayoutError(SourceError):
 
 class TokenError(JaxconvError):
     """A token does not name exactly one usable vocabulary entry."""
+
+
+class TokensUnknown(TokenError):
+    """No tokens were given and nothing records them. `presets` names known rerankers of the same architecture."""
+
+    def __init__(self, message: str, presets: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.presets = presets
 
 
 class RefusedError(JaxconvError):

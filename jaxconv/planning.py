@@ -12,14 +12,14 @@ from typing import Any, get_args
 from jaxconv.bundle.config import read_json, stale_keys
 from jaxconv.bundle.template import prompt_for, render
 from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import RefusedError, TokenError, UsageError
+from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
 from jaxconv.families import HEAD, Family, check_backbone, family_for, find_lm_head, text_config
 from jaxconv.layouts import to_hf
 from jaxconv.plan import METHODS, Activation, Affine, LmHead, LogitTransform, Method, Plan, Prompt, Source, Token
-from jaxconv.presets import Preset
+from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
 from jaxconv.readers import open_checkpoint
-from jaxconv.tokens import Vocabulary, resolve_tokens
+from jaxconv.tokens import ORDER, Vocabulary, resolve_tokens
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -89,6 +89,8 @@ def make_plan(model: Model, options: Options) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         preset, origin = recorded(model.source, vocabulary)
     method = _method(options, preset)
+    if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
+        raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
     prompt = prompt_for(preset, options.template)
     render(prompt.template, "query", "document", prompt.instruction)
@@ -144,6 +146,17 @@ def _method(options: Options, preset: Preset | None) -> Method:
         return preset.method
     given = options.classifier_from_tokens or options.token_ids or ()
     return "from_2_way_softmax" if len(given) == 2 else "no_post_processing"
+
+
+def _tokens_unknown(architecture: str) -> TokensUnknown:
+    """Which answer a reranker was trained on cannot be seen in its weights, so it is never guessed from them."""
+    known = tuple(preset.name for preset in for_architecture(architecture))
+    fitting = f" Of architecture {architecture} are the presets {', '.join(known)}; name one if it is that or a fine-tune."
+    return TokensUnknown(
+        "no tokens were given and no preset knows this source; expected --preset, --classifier-from-tokens "
+        f"'[\"no\",\"yes\"]' or --token-ids '[2152,9693]'. {ORDER} See `jaxconv presets`.{fitting if known else ''}",
+        known,
+    )
 
 
 def _tokens(

@@ -77,11 +77,6 @@ def resolve_tokens(
     A string is an exact piece, as vLLM resolves it, else a text that encodes to exactly one id. Raises
     `TokenError` for one that is unknown, in several pieces, the unknown piece, doubled, out of range or padding.
     """
-    if pieces is None and ids is None:
-        raise TokenError(
-            "no tokens were given and no preset knows this source; expected --preset, --classifier-from-tokens "
-            f"'[\"no\",\"yes\"]' or --token-ids '[2152,9693]'. {ORDER} See `jaxconv presets`."
-        )
     if pieces is not None and ids is not None:
         raise TokenError("both --classifier-from-tokens and --token-ids were given; expected one of them.")
     given: Sequence[Any] = pieces if pieces is not None else ids or ()

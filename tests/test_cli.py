@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jaxconv.cli import main
+from tests.support.tiny import tiny_checkpoint
 
 TOKENS = '["no","yes"]'
 
@@ -65,6 +68,29 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"qwen3-reranker", "mxbai-rerank-base-v2", "bge-reranker-v2-gemma"} <= names
     assert main(["presets", "qwen3-reranker"]) == 0
     assert "9693" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "code"), [("1\n", 0), ("\n", 1), ("9\n", 1)])
+def test_a_terminal_is_asked_which_reranker_it_is(tmp_path: Path, answer: str, code: int) -> None:
+    """A number takes that preset of the architecture, anything else none; nothing is converted without an answer."""
+    source = tiny_checkpoint(tmp_path / "source", "gemma")
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-m", "jaxconv", "convert", str(source), str(tmp_path / "out"), "--backend", "numpy"]
+    os.write(keyboard, answer.encode())
+    found = subprocess.run(command, stdin=terminal, stderr=terminal, stdout=subprocess.PIPE, check=False)
+    said = os.read(keyboard, 1 << 16).decode()
+    assert "1  bge-reranker-v2-gemma (BAAI/bge-reranker-v2-gemma; Yes)" in said and found.returncode == code
+    if code == 0:
+        assert json.loads((tmp_path / "out/jaxconv.json").read_text())["preset"] == "bge-reranker-v2-gemma"
+    else:
+        assert "no tokens were given" in said and not (tmp_path / "out").exists()
+
+
+def test_without_a_terminal_the_presets_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a script the same source is an error that names the presets of its architecture."""
+    source = tiny_checkpoint(tmp_path / "source", "gemma")
+    assert main(["convert", str(source), str(tmp_path / "out"), "--backend", "numpy"]) == 1
+    assert "GemmaForCausalLM are the presets bge-reranker-v2-gemma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["nonsense"], 2), (["convert", "--nonsense"], 2)])

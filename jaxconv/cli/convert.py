@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Optional
 
 import typer
 
 from jaxconv.cli._output import human_bytes, json_list, print_json, progress_line
-from jaxconv.errors import UsageError
+from jaxconv.cli._question import ask_preset
+from jaxconv.errors import TokensUnknown, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -54,10 +56,10 @@ def convert(
     """Turn a causal-LM reranker into a sequence classifier."""
     import jaxconv
 
-    result = jaxconv.convert(
+    convert_as = partial(
+        jaxconv.convert,
         _one("SOURCE", source, "--model_name", model_name),
         _one("OUTPUT", output, "--path", path),
-        preset=preset,
         method=method,
         classifier_from_tokens=json_list("--classifier-from-tokens", classifier_from_tokens),
         token_ids=json_list("--token-ids", token_ids),
@@ -85,6 +87,13 @@ def convert(
         verify=verify,
         progress=progress_line(quiet or json),
     )
+    try:
+        result = convert_as(preset=preset)
+    except TokensUnknown as unknown:
+        answer = None if json or quiet else ask_preset(unknown.presets)
+        if answer is None:
+            raise
+        result = convert_as(preset=answer)
     if json:
         print_json(result.to_json())
     elif not quiet:

@@ -69,3 +69,8 @@ def for_hub_id(hub_id: str) -> Preset | None:
         if hub_id.lower() in (known.lower() for known in preset.hub_ids):
             return preset
     return None
+
+
+def for_architecture(architecture: str) -> tuple[Preset, ...]:
+    """The presets of an architecture: what a source without a known id may be a copy or fine-tune of."""
+    return tuple(preset for preset in presets() if architecture in preset.architectures)
