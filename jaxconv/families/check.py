@@ -30,11 +30,15 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: Mapping[str, 
     _refuse_quantised(checkpoint)
     expected, tensors = family.expected(config), checkpoint.tensors
     allowed = {HEAD, *family.optional(config)} | ({HEAD_BIAS} if family.row.head_bias else set())
+
+    def draft(name: str) -> bool:
+        return family.row.draft is not None and name.startswith(family.row.draft)
+
     findings = [
         f"{len(found)} {word} ({', '.join(found[:LISTED])}{', …' if len(found) > LISTED else ''})"
         for word, found in (
             ("missing", [name for name in expected if name not in tensors]),
-            ("unexpected", [name for name in tensors if name not in expected and name not in allowed]),
+            ("unexpected", [name for name in tensors if name not in expected and name not in allowed and not draft(name)]),
             ("of another shape", [
                 f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
                 for name, shape in expected.items()

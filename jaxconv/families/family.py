@@ -83,18 +83,20 @@ class Family:
                 patterns.update(when.tensors)
         sizes = _sizes(config, row)
         layers = _integer(config, "num_hidden_layers", limit=MAX_LAYERS)
-        sparse = _sparse_layers(config, layers) if row.sparse else frozenset()
-        needed = {**patterns, **(row.sparse if sparse else {}), **(row.dense if len(sparse) < layers else {})}
-        for symbol in {s for text in needed.values() for s in text.split()} & _KEYS.keys() | _sums(needed):
+        own = _layers_own(config, row, layers)
+        needed = {**patterns, **{name: text for shapes in own for name, text in shapes.items()}}
+        symbols = {symbol for text in needed.values() for symbol in text.split()}
+        for symbol in symbols & _KEYS.keys() | ({"F"} if "2F" in symbols else set()):
             sizes[symbol] = _integer(config, _KEYS[symbol])
         sizes["2F"] = 2 * sizes.get("F", 0)
-        if any("E" in text.split() for text in needed.values()):
+        if "E" in symbols:
             sizes["E"] = _experts(config, row)
+        if "LH" in symbols:
+            sizes |= _linear_attention_sizes(config, row)
         shapes = dict(_expand({n: t for n, t in patterns.items() if "{i}" not in n}, 0, sizes))
         per_layer = {n: t for n, t in patterns.items() if "{i}" in n}
         for i in range(layers):
-            shapes.update(_expand(per_layer, i, sizes))
-            shapes.update(_expand(row.sparse if i in sparse else row.dense, i, sizes))
+            shapes.update(_expand({**per_layer, **own[i]}, i, sizes))
         return shapes
 
     def optional(self, config: Mapping[str, Any]) -> frozenset[str]:
@@ -175,6 +177,33 @@ def _experts(config: Mapping[str, Any], row: Row) -> int:
     return _integer(config, key, row.defaults.get("num_experts"), limit=MAX_EXPERTS)
 
 
+def _layers_own(config: Mapping[str, Any], row: Row, layers: int) -> list[Shapes]:
+    """What each layer has beside the tensors that all of them have."""
+    if row.by_layer_type:
+        return [row.by_layer_type[kind] for kind in _layer_types(config, row, layers)]
+    sparse = _sparse_layers(config, layers) if row.sparse else frozenset()
+    return [row.sparse if i in sparse else row.dense for i in range(layers)]
+
+
+def _layer_types(config: Mapping[str, Any], row: Row, layers: int) -> list[str]:
+    """The kind of each layer: `layer_types`, or by default three layers of linear attention and one of full."""
+    every = _integer(config, "full_attention_interval", 4)
+    default = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)]
+    types = config.get("layer_types") or default
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= row.by_layer_type.keys():
+        raise SourceError(
+            f"config.json has {types!r:.200} as layer_types; expected {layers} of {', '.join(row.by_layer_type)}."
+        )
+    return types
+
+
+def _linear_attention_sizes(config: Mapping[str, Any], row: Row) -> dict[str, int]:
+    keys = ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
+    found = [_integer(config, f"linear_{key}", row.defaults[f"linear_{key}"]) for key in keys]
+    key_width, value_width = found[0] * found[1], found[2] * found[3]
+    return {"LH": found[2], "LD": found[3], "LV": value_width, "LC": 2 * key_width + value_width, "LW": found[4]}
+
+
 def _sparse_layers(config: Mapping[str, Any], layers: int) -> frozenset[int]:
     """The layers whose feed-forward part is a mixture of experts."""
     dense = config.get("mlp_only_layers") or []
@@ -192,11 +221,7 @@ def _sizes(config: Mapping[str, Any], row: Row) -> dict[str, int]:
     kv_heads = _integer(config, "num_key_value_heads", absent.get("num_key_value_heads", heads))
     sizes = {"1": 1, "D": hidden, "H": head_dim, "N": heads, "G": kv_heads}
     query, key = heads * head_dim, kv_heads * head_dim
-    return {**sizes, "Q": query, "K": key, "Q+2K": query + 2 * key}
-
-
-def _sums(patterns: Shapes) -> set[str]:
-    return {"F"} if any("2F" in text.split() for text in patterns.values()) else set()
+    return {**sizes, "Q": query, "K": key, "2Q": 2 * query, "Q+2K": query + 2 * key}
 
 
 def _expand(patterns: Shapes, layer: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -3,7 +3,9 @@
 Symbols: V vocab_size, D hidden_size, F intermediate_size, M moe_intermediate_size, S
 shared_expert_intermediate_size, N attention heads, G key-value heads, H head_dim, Q query width (N x H),
 K key width (G x H), E experts; "2F" and "Q+2K" are sums. In names `{i}` is the layer, `{e}` the expert,
-`{n}` the attention head, `{g}` the key-value head. Proven against transformers' own models in tests/families.
+`{n}` the attention head, `{g}` the key-value head. Of linear attention: LH value heads, LD their size, LV value width
+(LH x LD), LC width of the convolution (two key widths and LV), LW its length.
+Proven against transformers' own models in tests/families.
 """
 
 from __future__ import annotations
@@ -70,6 +72,14 @@ STARCODER2 = {
     **ATTENTION, **_layer(mlp__c_fc="F D", mlp__c_proj="D F"),
 }  # fmt: skip
 STARCODER2_BIAS = {**ATTENTION_BIAS, **_layer(mlp__c_fc_bias="F", mlp__c_proj_bias="D")}
+# Qwen3.5: the gate of full attention lies in q_proj.
+LINEAR_ATTENTION = {
+    "model.layers.{i}.linear_attn.A_log": "LH", "model.layers.{i}.linear_attn.dt_bias": "LH",
+    **_layer(linear_attn__conv1d="LC 1 LW", linear_attn__in_proj_qkv="LC D", linear_attn__in_proj_z="LV D"),
+    **_layer(linear_attn__in_proj_a="LH D", linear_attn__in_proj_b="LH D", linear_attn__norm="LD"),
+    **_layer(linear_attn__out_proj="D LV"),
+}  # fmt: skip
+GATED_ATTENTION = {**ATTENTION, **QK_NORM, **_layer(self_attn__q_proj="2Q D")}
 STABLELM = {**EMBED, "model.norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
 STABLELM_QK_NORM = _layer(**{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"})
 STABLELM_SERIAL = _layer(post_attention_layernorm="D", post_attention_layernorm_bias="D")
@@ -95,11 +105,13 @@ class Row:
     sparse: Shapes = field(default_factory=dict)
     dense: Shapes = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes an absent key for
+    by_layer_type: Mapping[str, Shapes] = field(default_factory=dict)  # tensors by entry of `layer_types`
     target: str | None = None  # architecture of the output, where the suffix rule does not give it
     tied: bool = False  # what an absent tie_word_embeddings means
     multiply: str | None = None  # config key that logits are multiplied by
     divide: str | None = None  # config key that logits are divided by
     softcap: str | None = None  # config key of the tanh cap on logits
+    draft: str | None = None  # what names of a draft head begin with; no classifier has it
     head_bias: bool = False  # whether there is lm_head.bias
     transformers_seq_cls: bool = True  # whether transformers has a ForSequenceClassification class
 
@@ -124,6 +136,15 @@ FAMILIES: Mapping[str, Row] = {
     "qwen3": Row("Qwen3ForCausalLM", {**_PLAIN, **QK_NORM}, _BIAS, defaults={_KV: 32, _HD: 128}),
     "qwen3_moe": Row(
         "Qwen3MoeForCausalLM", {**_BASE, **QK_NORM}, _BIAS, QWEN_MOE, MLP, {_KV: 4, _E: 128}
+    ),
+    "qwen3_5_text": Row(
+        "Qwen3_5ForCausalLM", {**EMBED, **TWO_NORMS, **MLP},
+        by_layer_type={"linear_attention": LINEAR_ATTENTION, "full_attention": GATED_ATTENTION},
+        defaults={
+            _KV: 4, _HD: 256, "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32,
+            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+        },
+        draft="mtp.",
     ),
     "gemma": Row("GemmaForCausalLM", _PLAIN, _BIAS, defaults={_KV: 16, _HD: 256}, tied=True),
     "gemma2": Row(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from jaxconv.errors import JaxconvError, RefusedError, SourceError
@@ -30,8 +32,6 @@ def test_every_family_is_tried() -> None:
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_names_and_shapes_are_transformers_own(tmp_path: Path, model_type: str, tie: bool) -> None:
     """What transformers saves is exactly what the table expects, plus the head when untied."""
-    import json
-
     source = tiny_checkpoint(tmp_path, model_type, tie=tie, **OPTIONS.get(model_type, {}))
     config = json.loads((source / "config.json").read_text())
     checkpoint, family = open_checkpoint(source), family_for(config)
@@ -44,8 +44,6 @@ def test_names_and_shapes_are_transformers_own(tmp_path: Path, model_type: str, 
 @pytest.mark.parametrize("change", ["remove", "add", "reshape"])
 def test_a_wrong_tensor_is_named(tmp_path: Path, change: str) -> None:
     """A missing, unexpected or misshaped backbone tensor is an error that names it."""
-    import json
-
     source = tiny_checkpoint(tmp_path, "qwen3")
     tensors = load_file(source / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"
@@ -60,6 +58,34 @@ def test_a_wrong_tensor_is_named(tmp_path: Path, change: str) -> None:
     config = json.loads((source / "config.json").read_text())
     with pytest.raises(SourceError, match=name):
         check_backbone(open_checkpoint(source), family_for(config), config)
+
+
+def test_a_draft_head_is_no_part_of_the_classifier(tmp_path: Path) -> None:
+    """Tensors of Qwen3.5's multi-token prediction are left out; in another family they are unexpected."""
+    for model_type in ("qwen3_5_text", "qwen3"):
+        source = tiny_checkpoint(tmp_path / model_type, model_type)
+        tensors = load_file(source / "model.safetensors")
+        backbone = {name for name in tensors if name != "lm_head.weight"}
+        save_file({**tensors, "mtp.norm.weight": torch.ones(64)}, source / "model.safetensors", {"format": "pt"})
+        config = json.loads((source / "config.json").read_text())
+        if model_type == "qwen3":
+            with pytest.raises(SourceError, match=r"unexpected \(mtp.norm.weight\)"):
+                check_backbone(open_checkpoint(source), family_for(config), config)
+        else:
+            assert set(check_backbone(open_checkpoint(source), family_for(config), config)) == backbone
+
+
+def test_layer_types_decide_the_tensors(tmp_path: Path) -> None:
+    """Without layer_types every fourth layer has full attention; another pattern, or an unknown kind, is an error."""
+    source = tiny_checkpoint(tmp_path, "qwen3_5_text")
+    config = json.loads((source / "config.json").read_text())
+    types = config.pop("layer_types")
+    checkpoint = open_checkpoint(source)
+    assert check_backbone(checkpoint, family_for(config), config)
+    with pytest.raises(SourceError, match=r"layers.0.linear_attn.A_log"):
+        check_backbone(checkpoint, family_for(config), {**config, "layer_types": types[::-1]})
+    with pytest.raises(SourceError, match=r"expected 4 of linear_attention, full_attention"):
+        check_backbone(checkpoint, family_for(config), {**config, "layer_types": ["sliding_attention"] * 4})
 
 
 @pytest.mark.parametrize(
@@ -84,8 +110,6 @@ def test_refusals_say_why(config: dict[str, object], reason: str) -> None:
 
 def test_tied_flag_against_the_file(tmp_path: Path) -> None:
     """Tied with an equal lm_head passes, with a different one is refused; untied without one is an error."""
-    import json
-
     source = tiny_checkpoint(tmp_path, "llama", tie=False)
     config = json.loads((source / "config.json").read_text())
     tensors, family = load_file(source / "model.safetensors"), family_for(config)
