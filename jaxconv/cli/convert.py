@@ -121,6 +121,9 @@ def summary(result: Any, copy_mode: str) -> str:
         "files       " + ", ".join(f"{name} ({how})" for name, how in result.files.items()),
         f"size        {human_bytes(result.nbytes)} in {result.seconds:.2f} s",
     ]
+    if plan.dtype is not None:
+        stored = sorted({ref.dtype for ref in plan.checkpoint.tensors.values()} - {plan.dtype})
+        lines.append(f"dtype       backbone cast from {', '.join(stored) or plan.dtype} to {plan.dtype}; the head stays F32")
     if result.pad_token is not None and result.pad_token.added:
         lines.append(f"pad token   {result.pad_token.text!r} ({result.pad_token.id}) added: the tokenizer had none")
     if copy_mode != "copy" and "copy" in result.files.values():

@@ -40,6 +40,23 @@ def test_mxbai_prompt_is_the_authors(instruction: str | None) -> None:
     assert render(template, QUERY, DOCUMENT, instruction) == expected
 
 
+def test_prism_prompt_is_the_authors() -> None:
+    """The prompt of Prism-Reranker: a space after the system's sentence, the output rules as the instruction."""
+    preset = get("prism-qwen3.5-reranker")
+    system = "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    form = (
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n"
+        "<Document>: {doc}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    expected = form.format(system=system, instruction="be strict", query=QUERY, doc=DOCUMENT)
+    template = prompt_for(preset, None).template
+    assert render(template, QUERY, DOCUMENT, "be strict") == expected
+    default = render(template, QUERY, DOCUMENT)
+    assert default == expected.replace("be strict", str(preset.instruction))
+    assert 'Reply "yes" or "no".\nOn "yes", also emit:\n<contribution>' in default
+    assert "doc's language.</evidence>\n<Query>" in default
+
+
 def test_bge_and_zerank_prompts() -> None:
     """The prompts of bge-reranker-v2-gemma and zerank."""
     bge = render(prompt_for(get("bge-reranker-v2-gemma"), None).template, "q", "d")
