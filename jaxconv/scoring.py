@@ -35,7 +35,7 @@ def load(path: Path | str, backend: str = "auto", mesh: Any = None, device: str 
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise SourceError(f"{folder} has no {name}; expected a folder that jaxconv convert wrote.")
-    chosen = _backend(backend)
+    chosen = choose_backend(backend, json.loads((folder / "config.json").read_bytes()))
     if chosen == "jax":
         from jaxconv.models.head import JaxClassifier
 
@@ -50,16 +50,29 @@ def load(path: Path | str, backend: str = "auto", mesh: Any = None, device: str 
     return Scorer(folder, model, chosen)
 
 
-def _backend(name: str) -> str:
-    installed = {key for key, needs in NEEDS.items() if all(importlib.util.find_spec(need) for need in needs)}
-    if name == "auto" and installed:
-        return "jax" if "jax" in installed else "torch"
-    if name not in NEEDS and name != "auto":
+def choose_backend(name: str, config: Mapping[str, Any]) -> str:
+    """What runs a model: `auto` is JAX where it is installed and its decoder runs the config, else PyTorch.
+
+    Raises `BackendUnavailable` for a backend that is unknown or not installed, with the pip command.
+    """
+    if name not in ("auto", *NEEDS):
         raise BackendUnavailable(f"No scoring backend {name!r}; expected auto, {', '.join(NEEDS)}.")
-    if name not in installed:
-        wanted = "jax" if name == "auto" else name
-        raise BackendUnavailable(f"The {wanted} backend is not installed. Run: {INSTALL[wanted]}")
-    return name
+    wanted = NEEDS if name == "auto" else (name,)
+    installed = [key for key in wanted if all(importlib.util.find_spec(need) for need in NEEDS[key])]
+    if not installed:
+        first = next(iter(wanted))
+        raise BackendUnavailable(f"The {' or '.join(wanted)} backend is not installed. Run: {INSTALL[first]}")
+    return "torch" if installed == ["jax", "torch"] and not _jax_runs(config) else installed[0]
+
+
+def _jax_runs(config: Mapping[str, Any]) -> bool:
+    from jaxconv.models.config import decoder_config
+
+    try:
+        decoder_config(config)
+    except UsageError:
+        return False
+    return True
 
 
 class Scorer:

@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+import jaxconv
 from jaxconv.bundle.template import vllm_template
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.scoring import activate, load
+from tests.support.tiny import tiny_checkpoint
 
 WORDS = ["<pad>", "<unk>", "query", "document", "answer", "a", "b", "c", "d", "e", "f"]
 PAIRS = [("a b", "c d e"), ("a", "f"), ("b c", " ".join("abcdef" * 3))]
@@ -74,6 +76,15 @@ def test_activation_follows_the_config() -> None:
     assert activate({"problem_type": "regression"}, [3.0]) == [3.0]
     with pytest.raises(SourceError, match="Tanh"):
         activate({"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, [3.0])
+
+
+def test_a_family_that_jax_lacks_is_run_by_torch(tmp_path: Path) -> None:
+    """`auto` falls back to PyTorch for Qwen3.5's linear attention; JAX asked for by name says so."""
+    source = tiny_checkpoint(tmp_path / "source", "qwen3_5_text")
+    jaxconv.convert(source, tmp_path / "out", classifier_from_tokens=["no", "yes"], backend="numpy")
+    assert load(tmp_path / "out").backend == "torch"
+    with pytest.raises(UsageError, match="qwen3_5_text"):
+        load(tmp_path / "out", backend="jax")
 
 
 def test_unknown_backend_and_folder_are_named(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
 Pairs = tuple[tuple[str, str], ...]
-NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
 FLOOR = 1e-4  # what the project promises of raw float32 scores
 FLOAT32_EPSILON = 2.0**-24
 
@@ -70,30 +68,6 @@ def _pair(line: str, where: str) -> tuple[str, str]:
     return row["query"], row["document"]
 
 
-def choose_backend(name: str, model: Model) -> str:
-    """The backend that runs both sides; `auto` is JAX where its decoder runs the family, else PyTorch.
-
-    Raises `BackendUnavailable`, or `UsageError` for a family that no installed backend runs.
-    """
-    if name not in ("auto", *NEEDS):
-        raise BackendUnavailable(f"No scoring backend {name!r}; expected auto, {', '.join(NEEDS)}.")
-    wanted = NEEDS if name == "auto" else (name,)
-    installed = [key for key in wanted if all(importlib.util.find_spec(need) for need in NEEDS[key])]
-    if not installed:
-        raise BackendUnavailable(
-            f"Comparing scores needs {' or '.join(wanted)}: pip install 'jaxconv[{next(iter(wanted))}]'; "
-            "or pass --structure-only."
-        )
-    if installed == ["jax", "torch"]:
-        from jaxconv.models.config import decoder_config
-
-        try:
-            decoder_config(model.config)
-        except UsageError:
-            return "torch"
-    return installed[0]
-
-
 def compare_scores(
     model: Model, output: Output, expected: Expected, pairs: Pairs, *, backend: str, device: str, tolerance: float | None
 ) -> Scores:
@@ -103,7 +77,9 @@ def compare_scores(
     """
     import numpy as np
 
-    chosen = choose_backend(backend, model)
+    from jaxconv.scoring import choose_backend
+
+    chosen = choose_backend(backend, model.config)
     findings: list[str] = []
     pairs, token_ids = encode(model, output, pairs)
     if chosen == "jax":
