@@ -75,13 +75,15 @@ class Prompt:
     """The prompt a reranker was trained with: a Jinja template over `query`, `document`, `instruction`.
 
     `template` is the text that vLLM's `--chat-template` takes (see bundle/template.py).
-    `known` is False for the plain query-then-document pair that stands in for a missing template.
+    `known` is False for the plain query-then-document pair that stands in for a missing template. `max_length` counts
+    tokens; `caveat` says where the prompt's token ids are not those of the authors' code.
     """
 
     template: str
     known: bool = True
     instruction: str | None = None
     max_length: int | None = None
+    caveat: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

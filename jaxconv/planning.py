@@ -125,6 +125,8 @@ def _warnings(model: Model, prompt: Prompt, method: Method, options: Options) ->
         )
     if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == HEAD:
         warnings.append(f"{HEAD} is stored beside the embedding that it is tied to; convert compares them, headers cannot.")
+    if prompt.caveat:
+        warnings.append(prompt.caveat)
     if model.transform.bias:
         warnings.append("the LM head has a bias: vLLM adds score.bias, transformers' classes leave it out.")
     if model.transform.softcap is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,8 @@ class Vocabulary:
     @cached_property
     def tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer`. Raises `SourceError` when the file is damaged."""
-        from tokenizers import Tokenizer
-
         try:
-            return Tokenizer.from_file(str(self.path))
+            return _read_tokenizer(self.path, self.path.stat().st_mtime_ns)
         except Exception as error:  # tokenizers raises bare Exception
             raise SourceError(f"{self.path} cannot be read as a tokenizer: {error}. Download it again.") from None
 
@@ -67,6 +65,14 @@ class Vocabulary:
         forms = dict.fromkeys(prefix + form for form in (stem, stem.lower(), stem.title()) for prefix in PREFIXES)
         found = [f"{form!r} ({self.id(form)})" for form in forms if form and self.id(form) is not None]
         return f"Near pieces: {', '.join(found)}." if found else "No near pieces."
+
+
+@lru_cache(maxsize=2)
+def _read_tokenizer(path: Path, changed: int) -> Any:
+    """A large vocabulary takes a second or more to read, and several stages look at it."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
 
 
 def resolve_tokens(

@@ -53,7 +53,7 @@ def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length)
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
 
 
 @cache

@@ -17,7 +17,8 @@ class Preset:
     """A known reranker. `refusal` is set for those that cannot be converted, with the `alternative`.
 
     `tokens` are vocabulary pieces, false first; `token_ids` the ids they must have. A preset with ids and
-    no pieces takes the rows by id. `calibration` is folded only with `--calibrate`.
+    no pieces takes the rows by id. `calibration` is folded only with `--calibrate`. `max_length` is the longest prompt in
+    tokens that the authors' code lets through; `caveat` says where text alone cannot give that code's token ids.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Preset:
     template: str | None = None
     instruction: str | None = None
     max_length: int | None = None
+    caveat: str | None = None
     refusal: str | None = None
     alternative: str | None = None
 
