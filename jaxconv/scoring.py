@@ -138,10 +138,12 @@ class Scorer:
 
 
 def _max_length(folder: Path, config: Mapping[str, Any]) -> int:
+    """The longest prompt in tokens: the model's positions, the tokenizer's limit, what the authors' code lets through."""
     limits = [config.get("max_position_embeddings") or 32768]
-    path = folder / "tokenizer_config.json"
-    if path.is_file():
-        limits.append(json.loads(path.read_bytes()).get("model_max_length") or limits[0])
+    for name, key in (("tokenizer_config.json", "model_max_length"), ("jaxconv.json", "max_length")):
+        path = folder / name
+        if path.is_file():
+            limits.append(json.loads(path.read_bytes()).get(key) or limits[0])
     return int(min(limits))
 
 

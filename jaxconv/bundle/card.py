@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxconv.bundle.sentence_transformers import NAME
+from jaxconv.bundle.sentence_transformers import NAME, longest_prompt, special_tokens
 from jaxconv.plan import Plan
+from jaxconv.tokens import Vocabulary
 
 CARD = """\
 ---
@@ -28,18 +29,41 @@ row was computed in float32 from the stored LM-head rows and is stored as F32.
 vllm serve . --runner pooling --chat-template score_template.jinja
 ```
 
+{requests}
+vLLM reads the activation from `config.json`. Without the template the scores are near random.{serving}
+{local}"""
+
+# vLLM mounts /score and /rerank for heads of one label, /classify for all.
+RANKING = """\
 ```bash
 curl -s http://localhost:8000/score -H 'Content-Type: application/json' \\
-  -d '{{"queries": "what is the capital of France?", "documents": ["Paris is the capital of France.", "Cats sleep."]}}'
+  -d '{"queries": "what is the capital of France?", "documents": ["Paris is the capital of France.", "Cats sleep."]}'
 ```
 
 ```bash
 curl -s http://localhost:8000/rerank -H 'Content-Type: application/json' \\
-  -d '{{"query": "what is the capital of France?", "documents": ["Paris is the capital of France.", "Cats sleep."]}}'
+  -d '{"query": "what is the capital of France?", "documents": ["Paris is the capital of France.", "Cats sleep."]}'
+```
+"""
+LABELS = """\
+```bash
+curl -s http://localhost:8000/classify -H 'Content-Type: application/json' \\
+  -d '{"messages": [{"role": "query", "content": "what is the capital of France?"},
+                    {"role": "document", "content": "Paris is the capital of France."}], "add_special_tokens": true}'
 ```
 
-vLLM reads the activation from `config.json`. Without the template the scores are near random.
-{local}"""
+A head of several labels has no `/score` and no `/rerank`: `/classify` gives one probability a label, in the order of
+`id2label`.
+"""
+SAVED = """
+From 0.33 on vLLM finds the prompt in this folder by itself and needs no `--chat-template`."""
+SAVED_NOT = """
+This tokenizer adds {marks}, and vLLM 0.33, which also finds the prompt in this folder by itself, would add it twice. So it
+refuses to start without `--chat-template` ("Unsupported Sentence Transformers chat template settings")."""
+LENGTH = """
+The authors' code lets {length} tokens through at most, and so do CrossEncoder and `jaxconv score` here, which shorten the
+document; vLLM refuses longer prompts with `--max-model-len {length}`, and shortens documents with `max_tokens_per_doc` in a
+request. Do not use `truncate_prompt_tokens`: it cuts the end of the prompt, which the score is read after."""
 
 TRANSFORMERS = """
 ## sentence-transformers
@@ -69,7 +93,7 @@ pair = [
 ]
 inputs = tokenizer.apply_chat_template(pair, chat_template="{template}", return_dict=True, return_tensors="pt")
 with torch.no_grad():
-    print(model(**inputs).logits{activate})
+    print({score})
 ```
 """
 
@@ -94,20 +118,19 @@ def card(plan: Plan) -> str:
     notes = [f"- Note: {warning}\n" for warning in plan.warnings]
     if plan.calibration.bias and plan.family.transformers_seq_cls:
         notes.append(
-            "- Note: vLLM adds `score.bias`; transformers' classes, and so CrossEncoder, have no bias and leave it out.\n"
+            f"- Note: vLLM and jaxconv add `score.bias` ({plan.calibration.bias:g}); transformers' classes and CrossEncoder "
+            "leave it out, which keeps the order and shifts the values. The transformers block below adds it.\n"
         )
     local = TRANSFORMERS if plan.family.transformers_seq_cls else NO_TRANSFORMERS
-    values = {
-        "architecture": plan.family.target_architecture,
-        "template": NAME,
-        "activate": ".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "",
-    }
+    values = {"architecture": plan.family.target_architecture, "template": NAME, "score": _score(plan)}
     # `jaxconv score` prints one score a pair, so it takes heads of one label only.
     blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
     return CARD.format(
         base=f"base_model: {source}\n" if source else "",
         licence=licence(plan.source.assets),
         title=(source or plan.family.architecture).split("/")[-1],
+        requests=RANKING if plan.num_labels == 1 else LABELS,
+        serving=_serving(plan),
         local=blocks,
         architecture=values["architecture"],
         source=source or "a local checkpoint",
@@ -120,6 +143,25 @@ def card(plan: Plan) -> str:
         bias=plan.calibration.bias,
         notes="".join(notes),
     )
+
+
+def _score(plan: Plan) -> str:
+    """Python that gives the score out of transformers' `model(**inputs)`: the bias it ignores, then the activation."""
+    logits = "model(**inputs).logits"
+    if plan.calibration.bias and not plan.transform.bias:
+        logits = f"({logits} {'+' if plan.calibration.bias > 0 else '-'} {abs(plan.calibration.bias)!r})"
+    return logits + (".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "")
+
+
+def _serving(plan: Plan) -> str:
+    """What vLLM makes of the folder's own template and of long prompts."""
+    said = ""
+    if plan.family.transformers_seq_cls:
+        before, after = special_tokens(Vocabulary(plan.source.assets))
+        marks = " and ".join(f"`{mark}`" for mark in (before, after) if mark)
+        said += SAVED_NOT.format(marks=marks) if marks else SAVED
+    length = longest_prompt(plan)
+    return said + (LENGTH.format(length=length) if length is not None else "")
 
 
 def _kept(plan: Plan) -> str:

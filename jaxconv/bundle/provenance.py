@@ -29,6 +29,7 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
         "calibration": {"scale": plan.calibration.scale, "bias": plan.calibration.bias},
         "activation": plan.activation,
         "preset": plan.preset,
+        "max_length": plan.prompt.max_length,
         "dtype": plan.dtype,
         "head": {"sha256": head.rows_sha256, "num_labels": plan.num_labels},
         "warnings": list(plan.warnings),

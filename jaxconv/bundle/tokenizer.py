@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from jaxconv.errors import RefusedError
 from jaxconv.tokens import Vocabulary
 
 FILES = (
@@ -31,7 +32,8 @@ class PadToken:
 def find_pad_token(assets: Path, vocabulary: Vocabulary, last_id: int | None) -> PadToken | None:
     """The tokenizer's own pad token, else one that the prompt cannot end with.
 
-    transformers scores the last token that is not padding, so a prompt must not end with it.
+    transformers scores the last token that is not padding, so a prompt must not end with it. Raises `RefusedError` when it
+    does end with the tokenizer's own, whose files stay as they are.
     """
     path = assets / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
@@ -39,6 +41,11 @@ def find_pad_token(assets: Path, vocabulary: Vocabulary, last_id: int | None) ->
     text = named.get("content") if isinstance(named, dict) else named
     own = vocabulary.id(text) if isinstance(text, str) else None
     if isinstance(text, str) and own is not None:
+        if own == last_id:
+            raise RefusedError(
+                f"the prompt ends in {text!r} ({own}), which is the tokenizer's pad token; transformers would read the score "
+                f"before it. Name another pad_token in {path}, or pass --template with another ending."
+            )
         return PadToken(text, own, added=False)
     for candidate in PAD_CANDIDATES:
         index = vocabulary.id(candidate)

@@ -30,15 +30,27 @@ def free_port() -> int:
 
 @contextmanager
 def served(output: Path, log: Path) -> Iterator[str]:
-    """A `vllm serve` of the output with its own template, as the model card says; the URL of the server."""
-    port = free_port()
-    command = [str(VLLM), "serve", str(output), "--host", "127.0.0.1", "--port", str(port), "--runner", "pooling"]
+    """A `vllm serve` of the output with its own template at float32; the URL of the server."""
+    command = [str(VLLM), "serve", str(output), "--runner", "pooling"]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
     command += ["--served-model-name", "model", "--chat-template", str(output / "score_template.jinja")]
+    with running(command, log) as url:
+        yield url
+
+
+@contextmanager
+def running(command: list[str], log: Path, folder: Path | None = None) -> Iterator[str]:
+    """A server started by `command` in `folder`, at a free loopback port; its URL once it answers."""
+    port = free_port()
     path = f"{VLLM.parent}:{os.environ['PATH']}"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **ENVIRONMENT, "PATH": path}, start_new_session=True
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **ENVIRONMENT, "PATH": path},
+            start_new_session=True,
         )
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
     try:
