@@ -36,6 +36,8 @@ class Scores:
     tolerance_reason: str
     backend: str
     findings: tuple[str, ...]
+    asked: Pairs  # documents cut where the model takes no more
+    lengths: tuple[int, ...]  # tokens of the prompts
     expected: tuple[tuple[float, ...], ...]  # of the source [pairs][labels]
     found: tuple[tuple[float, ...], ...]  # of the output
 
@@ -111,7 +113,10 @@ def compare_scores(
     agreement = rank_agreement(truth, found, 2 * limit)
     if agreement < 1:
         findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
-    return Scores(len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), _rows(truth), _rows(found))
+    return Scores(
+        len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), pairs, tuple(map(len, token_ids)),
+        _rows(truth), _rows(found),
+    )  # fmt: skip
 
 
 def _rows(array: Array) -> tuple[tuple[float, ...], ...]:
