@@ -100,7 +100,7 @@ def histogram(errors: Sequence[float], tolerance: float) -> Histogram:
     decades = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
     return Histogram(
         tuple(bars),
-        tuple(Tick(across(decade), f"1e{decade}") for decade in decades),
+        tuple(Tick(across(decade), f"1e{decade}" if 10.0**decade > SMALLEST else f"≤1e{decade}") for decade in decades),
         tuple(Tick(up(value), label) for value, label in _steps(0, most) if value == int(value)),
         across(origin) if tolerance > SMALLEST else None,
     )

@@ -71,15 +71,26 @@ def page(report: Report, source: str, output: str) -> str:
     from jaxconv import __version__
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: "not finite" if value is None else f"{value:.6f}"
-    environment.filters["small"] = lambda value: "not finite" if value is None or not math.isfinite(value) else f"{value:.2e}"
+    environment.filters["number"] = lambda value: _text(value, ".6f")
+    environment.filters["small"] = lambda value: _text(value, ".2e")
     rows = list(report.rows())
-    worst = sorted(rows, key=lambda row: math.inf if row["error"] is None else abs(row["error"]), reverse=True)
+    worst = sorted(rows, key=_error, reverse=True)
     text = (files(__package__) / "page.html.jinja").read_text("utf-8")
     return environment.from_string(text).render(
         report=report, source=source, output=output, version=__version__, charts=charts, count=len(rows), worst=worst[:WORST],
         drawn=[_drawn(comparison, report) for comparison in comparisons(report)],
     )  # fmt: skip
+
+
+def _text(value: float | None, form: str) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return format(value, form) if value else "0"
+
+
+def _error(row: dict[str, Any]) -> float:
+    """The larger difference of a row; what is not finite counts as infinite."""
+    return max(math.inf if row[key] is None else abs(row[key]) for key in ("error", "vllm_error") if key in row)
 
 
 def comparisons(report: Report) -> Iterator[Comparison]:

@@ -47,7 +47,7 @@ class Report:
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row for each pair and label: query, document, label, raw scores of source and output, their difference.
 
-        With a vLLM server also its raw score. Numbers that are not finite are None.
+        With a vLLM server also its raw score and its difference from the output's. Numbers that are not finite are None.
         """
         if self.scores is None:
             return
@@ -56,7 +56,10 @@ class Report:
             for label, (wanted, found) in enumerate(zip(scores.expected[number], scores.found[number], strict=True)):
                 row = {"query": query, "document": document, "label": label, "source": finite(wanted)}
                 row |= {"output": finite(found), "error": finite(found - wanted)}
-                yield row if self.vllm is None else row | {"vllm": finite(self.vllm.found[number])}
+                if self.vllm is not None:
+                    served = self.vllm.found[number]
+                    row |= {"vllm": finite(served), "vllm_error": finite(served - found)}
+                yield row
 
 
 def _measured(scores: Scores | Served) -> dict[str, Any]:
