@@ -130,7 +130,7 @@ def test_tiny_families(tmp_path: Path, model_type: str, tie: bool, shards: int, 
 def check_ranking(output: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`jaxconv score` by JAX and by PyTorch ranks as `/rerank` does, with the same scores to 1e-4."""
     documents = [text for _, good, bad in TRIALS for text in (good, bad)]
-    for query in [query for query, _, _ in TRIALS][:3]:
+    for query, _, _ in TRIALS[:2]:
         ranked = ask(url, "/rerank", query=query, documents=documents)["results"]
         scores = [entry["relevance_score"] for entry in ranked]
         assert min(high - low for high, low in pairwise(scores)) > 0
