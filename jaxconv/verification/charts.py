@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 520, 400  # of a chart, in the units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 28, 56  # margins
 TICKS = 5  # about as many on an axis
 PER_DECADE = 4  # bars of the histogram
-SMALLEST = 1e-12  # differences below share the first bar with zero
+SMALLEST = 1e-9  # differences below share the first bar with zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ def histogram(errors: Sequence[float], tolerance: float) -> Histogram:
         bars.append(Bar(across(begin), up(count), across(end) - across(begin), up(0) - up(count), index >= 0, count, text))
     low, high = origin + first / PER_DECADE, origin + last / PER_DECADE
     decades = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+    decades = decades[:: 1 + len(decades) // 8]
     return Histogram(
         tuple(bars),
         tuple(Tick(across(decade), f"1e{decade}" if 10.0**decade > SMALLEST else f"≤1e{decade}") for decade in decades),

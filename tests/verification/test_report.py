@@ -154,7 +154,7 @@ def test_bars_hold_every_difference_on_its_side_of_the_tolerance() -> None:
     for bar in drawn.bars:
         assert bar.far == (bar.x >= drawn.limit - 0.02) and bar.x >= charts.LEFT and bar.width > 0
         assert bar.x + bar.width <= charts.WIDTH - charts.RIGHT + 0.02 and bar.y >= charts.TOP and bar.height > 0
-    assert drawn.x_ticks[0].label == "≤1e-12"
+    assert drawn.x_ticks[0].label == "≤1e-9"
     assert all(bar.far for bar in charts.histogram([1e-3], 0.0).bars) and charts.histogram([1e-3], 0.0).limit is None
     assert not charts.histogram([0.0], 0.0).bars[0].far and charts.histogram([], 1e-4).bars == ()
 
