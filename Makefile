@@ -33,4 +33,5 @@ test-vllm: $(STAMP) $(VLLM_VENV)/.installed
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.conversion
 	$(VENV)/bin/python -m benchmarks.verification
+	$(VENV)/bin/python -m benchmarks.scoring
 	$(VENV)/bin/python -m benchmarks.flax_sources

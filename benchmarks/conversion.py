@@ -13,11 +13,11 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.process import Measured, run
 from jaxconv.families import family_for
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -87,16 +87,6 @@ def _write(path: Path, shapes: dict[str, tuple[int, ...]], random: np.random.Gen
             file.write(((bits & 0x807F) | (121 << 7)).astype("<u2").tobytes())
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident megabytes of a command. Raises `SystemExit` when it fails."""
-    start = time.monotonic()
-    pid = os.posix_spawnp(command[0], command, os.environ)
-    _, status, usage = os.wait4(pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return time.monotonic() - start, usage.ru_maxrss / 1024
-
-
 def commands(source: Path, output: Path, whole_model: bool) -> dict[str, list[str]]:
     """What is measured, by the name in the table."""
     found = {"cp -r": ["cp", "-r", str(source), str(output)]}
@@ -124,7 +114,7 @@ def main() -> None:
         source, output = Path(scratch, "source"), Path(scratch, "output")
         make_source(source, arguments.size_gb)
         nbytes = sum(path.stat().st_size for path in source.iterdir())
-        results: dict[str, list[tuple[float, float]]] = {}
+        results: dict[str, list[Measured]] = {}
         for _ in range(arguments.rounds):
             for name, command in commands(source, output, not arguments.no_whole_model).items():
                 if name.startswith("whole") and name in results:
@@ -137,9 +127,9 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"\n{nbytes / 1e9:.2f} GB, {machine}, median of {arguments.rounds} rounds\n")
     print("| | seconds | x cp | peak MB |\n|---|---:|---:|---:|")
-    copy = statistics.median(seconds for seconds, _ in results["cp -r"])
+    copy = statistics.median(measured.seconds for measured in results["cp -r"])
     for name, values in results.items():
-        seconds, peak = statistics.median(v[0] for v in values), max(v[1] for v in values)
+        seconds, peak = statistics.median(v.seconds for v in values), max(v.peak_mb for v in values)
         print(f"| {name} | {seconds:.2f} | {seconds / copy:.2f} | {peak:.0f} |")
 
 

@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.conversion import make_source, run
+from benchmarks.conversion import make_source
+from benchmarks.process import run
 
 # A process of its own writes them, so that its memory is gone before anything is measured.
 WRITE = """
@@ -68,9 +69,9 @@ def main() -> None:
                     files = [str(path) for path in source.rglob("*") if path.is_file()]
                     run(["sh", "-c", 'cat "$@" > /dev/null', "sh", *files])  # the same page cache for everyone
                     os.sync()
-                    seconds, peak = run(command)
-                    copy = copy or seconds
-                    print(f"| {what} | {seconds:.2f} | {seconds / copy:.2f} | {peak:.0f} |", flush=True)
+                    found = run(command)
+                    copy = copy or found.seconds
+                    print(f"| {what} | {found.seconds:.2f} | {found.seconds / copy:.2f} | {found.peak_mb:.0f} |", flush=True)
                     shutil.rmtree(output)
 
 

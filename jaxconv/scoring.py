@@ -95,6 +95,11 @@ class Scorer:
         """How many shapes JAX has compiled so far; 0 with PyTorch."""
         return int(getattr(self.model, "compilations", 0))
 
+    @property
+    def compile_seconds(self) -> float:
+        """What the first calls of those shapes took, compilation and all."""
+        return float(getattr(self.model, "compile_seconds", 0.0))
+
     def score(self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None) -> list[float]:
         """One score per document, in order. `raw` leaves the activation out."""
         return self.score_pairs([(query, document) for document in documents], raw, instruction)

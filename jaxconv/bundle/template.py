@@ -8,7 +8,7 @@ with is written as an expression.
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from jaxconv.errors import UsageError
@@ -65,6 +65,12 @@ def _environment() -> Any:
     return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
 
 
+@lru_cache(8)
+def _compiled(template: str) -> Any:
+    """A template that thousands of pairs are rendered with is compiled once."""
+    return _environment().from_string(template)
+
+
 def render(template: str, query: str, document: str, instruction: str | None = None) -> str:
     """The prompt of one pair, as vLLM renders it. Raises `UsageError` for a template that Jinja rejects."""
     from jinja2 import TemplateError
@@ -72,6 +78,6 @@ def render(template: str, query: str, document: str, instruction: str | None = N
     messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
     extra = {} if instruction is None else {"instruction": instruction}
     try:
-        return str(_environment().from_string(template).render(messages=messages, add_generation_prompt=False, **extra))
+        return str(_compiled(template).render(messages=messages, add_generation_prompt=False, **extra))
     except TemplateError as error:
         raise UsageError(f"the template cannot be rendered: {error}. See `jaxconv presets` for ones that can.") from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from itertools import islice
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from jaxconv.cli._output import print_json
 from jaxconv.errors import UsageError
+from jaxconv.pairs import STDIN, read_rows
 
 if TYPE_CHECKING:
     from jaxconv.scoring import Scorer
@@ -30,29 +31,33 @@ def score(
     model: Path = typer.Argument(help="Folder that convert wrote."),
     query: str | None = typer.Option(None, help="Query that the documents are ranked for."),
     document: list[str] = typer.Option([], help="A document; may be repeated."),
-    pairs: Path | None = typer.Option(None, help='JSONL of {"query", "document"}; scored lines go to stdout.'),
+    pairs: str | None = typer.Option(None, help='JSONL of {"query", "document"}, "-" is stdin; scored lines go to stdout.'),
     raw: bool = typer.Option(False, "--raw", help="Raw logits, without the activation."),
     instruction: str | None = typer.Option(None, help="Replaces the template's instruction."),
     backend: str = typer.Option("auto", help="auto, jax or torch."),
     device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout, sorted by score."),
 ) -> None:
-    """Ranks `--document`s for `--query`, or streams `--pairs`."""
+    """Ranks `--document`s for `--query`, or streams `--pairs` line by line."""
     if (pairs is None) == (query is None):
         raise UsageError("Give either --query with --document, or --pairs FILE.jsonl.")
     if query is not None and not document:
         raise UsageError("--query needs at least one --document.")
+    total = len(document) if pairs is None else _count(pairs)
     from jaxconv.scoring import load
 
     if backend != "torch":
         use_compilation_cache()
     scorer = load(model, backend=backend, device=device)
-    if pairs is not None:
-        _stream(scorer, pairs, raw, instruction)
+    rows = read_rows(pairs) if pairs is not None else ({"document": text} for text in document)
+    chunks = _scored(scorer, rows, query, total, raw, instruction)
+    if pairs is not None and not as_json:
+        for chunk in chunks:
+            print("\n".join(json.dumps(row, ensure_ascii=False) for row in chunk), flush=True)
         return
-    scores = scorer.score(str(query), document, raw=raw, instruction=instruction)
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    results = [{"index": i, "score": scores[i], "document": document[i]} for i in order]
+    scored = [row for chunk in chunks for row in chunk]
+    results = [{"index": i, "score": row["score"]} | row | {"index": i} for i, row in enumerate(scored)]
+    results.sort(key=lambda row: -row["score"])
     if as_json:
         print_json({"results": results})
     else:
@@ -84,32 +89,47 @@ def _table(results: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def _stream(scorer: Scorer, path: Path, raw: bool, instruction: str | None) -> None:
-    done = 0
-    lines = _lines(path)
-    while chunk := list(islice(lines, CHUNK)):
-        scores = scorer.score_pairs([(row["query"], row["document"]) for row in chunk], raw, instruction)
-        for row, value in zip(chunk, scores, strict=True):
-            print(json.dumps(row | {"score": value}, ensure_ascii=False))
-        sys.stdout.flush()
+def _count(name: str) -> int | None:
+    """How many pairs a file has, None for a stream. Raises `UsageError` for a line that is wrong, before any work."""
+    path = Path(name)
+    if name == STDIN or path.is_fifo() or path.is_char_device():
+        return None
+    return sum(1 for _ in read_rows(name))
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """CHUNK rows at a time; what came before a line that is wrong still comes."""
+    chunk: list[dict[str, Any]] = []
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except UsageError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def _scored(
+    scorer: Scorer, rows: Iterable[dict[str, Any]], query: str | None, total: int | None, raw: bool, instruction: str | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows with their score, in order; `query` is that of rows without one. Progress on stderr, on a terminal."""
+    done, started, shown = 0, time.monotonic(), sys.stderr.isatty()
+    for chunk in _chunks(rows):
+        pairs = [(str(row.get("query", query)), str(row["document"])) for row in chunk]
+        scores = scorer.score_pairs(pairs, raw, instruction)
+        yield [row | {"score": value} for row, value in zip(chunk, scores, strict=True)]
         done += len(chunk)
-        if sys.stderr.isatty():
-            print(f"\r{done} pairs", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise UsageError(f"--pairs {path} is no file; expected JSONL of query and document.")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: no JSON ({error}).") from None
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("query", "document")):
-                raise UsageError(f'{path}, line {number}: expected {{"query": "…", "document": "…"}}.')
-            yield row
+        if shown:
+            rate = done / max(time.monotonic() - started, 1e-3)
+            of = f"{done * 100 // max(total, 1):3d}%  {done} of {total}" if total else str(done)
+            print(f"\r{of} pairs  {rate:.1f}/s", end="", file=sys.stderr, flush=True)
+    if shown:
+        text = f"{done} pairs in {time.monotonic() - started:.1f} s by {scorer.backend}"
+        if scorer.compilations:
+            text += f" (shapes compiled: {scorer.compilations}; their first runs took {scorer.compile_seconds:.1f} s)"
+        print(f"\r{text:<48}", file=sys.stderr)

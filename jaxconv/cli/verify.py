@@ -20,8 +20,14 @@ def verify(
     pairs: Optional[str] = typer.Option(None, help='JSONL of {"query", "document"}; default a built-in set.'),
     backend: str = typer.Option("auto", help="auto, jax or torch: what runs both models."),
     device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
-    tolerance: Optional[float] = typer.Option(None, help="Largest difference of a raw score; default from float32."),
+    tolerance: Optional[float] = typer.Option(
+        None, help="Largest difference of a raw score, with --against-vllm of the server's; default from float32."
+    ),
     structure_only: bool = typer.Option(False, "--structure-only", help="Compare bytes and files, run no model."),
+    report: Optional[str] = typer.Option(None, help="Folder for report.html and report.json, written whatever the result."),
+    against_vllm: Optional[str] = typer.Option(
+        None, help="Address of a vLLM server of OUTPUT, whose raw scores are compared too; VLLM_API_KEY is its key."
+    ),
     classifier_from_tokens: Optional[str] = typer.Option(
         None, "--classifier-from-tokens", "--classifier_from_tokens", help='JSON, false first: \'["no","yes"]\'.'
     ),
@@ -39,7 +45,7 @@ def verify(
     """Prove that a converted folder is its source: every bit, the head, the files, and the scores."""
     import jaxconv
 
-    report = jaxconv.verify(
+    found = jaxconv.verify(
         source,
         output,
         pairs=pairs,
@@ -47,6 +53,8 @@ def verify(
         device=device,
         tolerance=tolerance,
         structure_only=structure_only,
+        report=report,
+        against_vllm=against_vllm,
         classifier_from_tokens=json_list("--classifier-from-tokens", classifier_from_tokens),
         token_ids=json_list("--token-ids", token_ids),
         preset=preset,
@@ -59,10 +67,10 @@ def verify(
         offline=offline,
     )
     if json:
-        print_json(report.to_json())
+        print_json(found.to_json())
     else:
-        print(summary(report))
-    return 0 if report.passed else 1
+        print(summary(found))
+    return 0 if found.passed else 1
 
 
 def summary(report: Any) -> str:
@@ -80,6 +88,13 @@ def summary(report: Any) -> str:
             f"scores      {scores.pairs} pairs by {scores.backend}: largest difference {scores.max_abs_error:.3g}, "
             f"{scores.rank_agreement:.1%} in the same order",
             f"tolerance   {scores.tolerance:.3g}: {scores.tolerance_reason}",
+        ]
+    if report.vllm is not None:
+        vllm = report.vllm
+        lines += [
+            f"vllm        {vllm.pairs} pairs by {vllm.url}: largest difference {vllm.max_abs_error:.3g}, "
+            f"{vllm.rank_agreement:.1%} in the same order",
+            f"tolerance   {vllm.tolerance:.3g}: {vllm.tolerance_reason}",
         ]
     lines += [f"wrong       {finding}" for finding in report.findings]
     lines.append("passed" if report.passed else "FAILED")

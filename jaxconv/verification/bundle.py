@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,17 @@ def check_template(output: Output) -> Iterator[str]:
         yield f"score_template.jinja renders without the {' and the '.join(missing)}."
 
 
-def render(template: str, query: str, document: str) -> str:
-    """The prompt of one pair, as vLLM renders a chat template with the roles query and document."""
+@lru_cache(8)
+def _compiled(template: str) -> Any:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    return environment.from_string(template)
+
+
+def render(template: str, query: str, document: str) -> str:
+    """The prompt of one pair, as vLLM renders a chat template with the roles query and document."""
     messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
-    return str(environment.from_string(template).render(messages=messages, add_generation_prompt=False))
+    return str(_compiled(template).render(messages=messages, add_generation_prompt=False))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import SourceError, UsageError
+from jaxconv.errors import SourceError, UsageError, VerificationError
 from jaxconv.plan import Source
 from jaxconv.planning import Model, Options, read_model
 from jaxconv.sources import resolve
@@ -17,49 +15,11 @@ from jaxconv.verification.bundle import check_config, check_template, check_toke
 from jaxconv.verification.claims import Claims, expect
 from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.output import Output, read_output
+from jaxconv.verification.page import prepare, write_report
+from jaxconv.verification.report import Report
 from jaxconv.verification.scores import Pairs, Scores, compare_scores, read_pairs
-from jaxconv.verification.structure import Structure, compare_tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found. `findings` has a sentence for everything that is wrong; `passed` is that there is none."""
-
-    structure: Structure
-    head: Head
-    scores: Scores | None
-    findings: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as `jaxconv verify --json` prints it; a number that is not finite is null."""
-        scores = self.scores
-        return {
-            "passed": self.passed,
-            "structure": {
-                "tensors": self.structure.tensors,
-                "identical": self.structure.identical,
-                "mismatched": list(self.structure.mismatched),
-            },
-            "head": {"exact": self.head.exact, "max_abs_error": _finite(self.head.max_abs_error)},
-            "scores": None if scores is None else {
-                "pairs": scores.pairs,
-                "max_abs_error": _finite(scores.max_abs_error),
-                "rank_agreement": _finite(scores.rank_agreement),
-                "tolerance": scores.tolerance,
-                "tolerance_reason": scores.tolerance_reason,
-                "backend": scores.backend,
-            },
-            "findings": list(self.findings),
-        }  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+from jaxconv.verification.structure import compare_tensors
+from jaxconv.verification.vllm import Served, compare_served, server_url
 
 
 def verify(
@@ -71,6 +31,8 @@ def verify(
     device: str = "auto",
     tolerance: float | None = None,
     structure_only: bool = False,
+    against_vllm: str | None = None,
+    report: str | Path | None = None,
     base: str | Path | None = None,
     layout: str | None = None,
     step: int | None = None,
@@ -84,16 +46,24 @@ def verify(
 ) -> Report:
     """Proves that the folder `output` is the classifier of `source`: bits, head, files, and raw scores of `pairs`.
 
-    `pairs` is a JSONL file or (query, document) tuples; built-in ones are used without. Raises `SourceError` for a
-    source or output that cannot be read, `UsageError` for a wrong call; everything else is a finding of the report.
+    `pairs` is a JSONL file or (query, document) tuples; built-in ones are used without. `against_vllm` is the address
+    of a vLLM server that serves `output`; `tolerance` is then that of the server's scores, and the local ones keep
+    their own. `report` is a folder for report.html and report.json, which are written whatever the result.
+    Raises `SourceError` for a source or output that cannot be read, `UsageError` for a wrong call, `OutputError` for
+    a report that cannot be written; everything else is a finding of the report.
     """
+    place = None if report is None else prepare(Path(report).expanduser())
     found = resolve(source, base=base, revision=revision, token=token, offline=offline)
     claims = Claims(preset, method, classifier_from_tokens, token_ids)
     options = Options(layout=layout, step=step)
-    return prove(
+    proved = prove(
         found, Path(output).expanduser(), claims, options,
         pairs=pairs, backend=backend, device=device, tolerance=tolerance, structure_only=structure_only,
+        against_vllm=against_vllm,
     )  # fmt: skip
+    if place is not None:
+        write_report(place, proved, str(source), str(output))
+    return proved
 
 
 def prove(
@@ -108,14 +78,20 @@ def prove(
     device: str = "auto",
     tolerance: float | None = None,
     structure_only: bool = False,
+    against_vllm: str | None = None,
 ) -> Report:
     """`verify` for a source that is resolved, or open, already; of `options` only layout and step count."""
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
+    if against_vllm is not None and structure_only:
+        raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
+    url = None if against_vllm is None else server_url(against_vllm)
     chosen: Pairs = read_pairs(pairs) if pairs is None or isinstance(pairs, str | Path) else tuple(pairs)
     output = read_output(folder)
     model = read_model(source, Options(layout=options.layout, step=options.step), checkpoint)
     expected = expect(model, output, claims)
+    if url is not None and expected.num_labels != 1:
+        raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")
     structure = compare_tensors(model.checkpoint, output.tensors, expected.dtype)
     head = check_head(model, output, expected)
     template = tuple(check_template(output))
@@ -123,20 +99,34 @@ def prove(
         *output.findings, *expected.findings, *structure.findings, *head.findings, *check_config(model, output, expected),
         *check_tokenizer(model, output), *template,
     ]  # fmt: skip
-    scores = None
+    scores, served = None, None
     if not structure_only:
         wrong = _cannot_run(model, output, head, template)
         try:
             if wrong is None:
-                scores = compare_scores(
-                    model, output, expected, chosen, backend=backend, device=device, tolerance=tolerance
-                )  # fmt: skip
+                own = tolerance if url is None else None
+                scores = compare_scores(model, output, expected, chosen, backend=backend, device=device, tolerance=own)
                 findings += scores.findings
         except SourceError as error:
             wrong = str(error)
         if wrong is not None:
             findings.append(f"scores were not compared: {wrong}")
-    return Report(structure, head, scores, tuple(findings))
+    if url is not None:
+        served = _served(url, folder, scores, tolerance, findings)
+    return Report(structure, head, scores, served, tuple(findings))
+
+
+def _served(url: str, folder: Path, scores: Scores | None, tolerance: float | None, findings: list[str]) -> Served | None:
+    """The server's scores, or None and a finding."""
+    try:
+        if scores is None:
+            raise VerificationError("there are no local scores.")
+        served = compare_served(url, folder, scores, tolerance)
+    except VerificationError as error:
+        findings.append(f"vLLM was not compared: {error}")
+        return None
+    findings += served.findings
+    return served
 
 
 def _cannot_run(model: Model, output: Output, head: Head, template: tuple[str, ...]) -> str | None:

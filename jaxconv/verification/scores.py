@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.pairs import parse_rows, read_rows
 from jaxconv.planning import Model
 from jaxconv.verification.bundle import render
 from jaxconv.verification.claims import Expected
@@ -36,36 +36,19 @@ class Scores:
     tolerance_reason: str
     backend: str
     findings: tuple[str, ...]
+    asked: Pairs  # documents cut where the model takes no more
+    lengths: tuple[int, ...]  # tokens of the prompts
     expected: tuple[tuple[float, ...], ...]  # of the source [pairs][labels]
     found: tuple[tuple[float, ...], ...]  # of the output
 
 
 def read_pairs(path: str | Path | None) -> Pairs:
-    """The pairs of a JSONL file, or the built-in ones. Raises `UsageError` naming the line that is wrong."""
+    """The pairs of a JSONL file ("-": standard input), or the built-in ones. Raises `UsageError` naming the line."""
     if path is None:
-        text, name = (files(__package__) / "pairs.jsonl").read_text("utf-8"), "pairs.jsonl"
+        rows = parse_rows((files(__package__) / "pairs.jsonl").read_text("utf-8").split("\n"), "pairs.jsonl")
     else:
-        try:
-            text, name = Path(path).read_text("utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--pairs {path} cannot be read ({error}); expected JSONL of query and document.") from None
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            found.append(_pair(line, f"{name}, line {number}"))
-    if not found:
-        raise UsageError(f"--pairs {name} has no pairs; expected JSONL of query and document.")
-    return tuple(found)
-
-
-def _pair(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where}: no JSON ({error}).") from None
-    if not isinstance(row, dict) or not isinstance(row.get("query"), str) or not isinstance(row.get("document"), str):
-        raise UsageError(f'{where}: expected {{"query": "…", "document": "…"}}.')
-    return row["query"], row["document"]
+        rows = read_rows(str(path))
+    return tuple((row["query"], row["document"]) for row in rows)
 
 
 def compare_scores(
@@ -111,7 +94,10 @@ def compare_scores(
     agreement = rank_agreement(truth, found, 2 * limit)
     if agreement < 1:
         findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
-    return Scores(len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), _rows(truth), _rows(found))
+    return Scores(
+        len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), pairs, tuple(map(len, token_ids)),
+        _rows(truth), _rows(found),
+    )  # fmt: skip
 
 
 def _rows(array: Array) -> tuple[tuple[float, ...], ...]:

@@ -117,7 +117,7 @@ def test_scores_agree(backend: str, untied: Path, tmp_path: Path, capsys: pytest
     code = main(["verify", str(untied), str(output), "--json", "--backend", backend, "--pairs", str(pairs)])
     report = json.loads(capsys.readouterr().out)
     assert code == 0 and report["passed"] and report["findings"] == []
-    assert set(report) == {"passed", "structure", "head", "scores", "findings"}
+    assert set(report) == {"passed", "structure", "head", "scores", "vllm", "findings"} and report["vllm"] is None
     assert report["structure"] == {"tensors": 20, "identical": 20, "mismatched": []}
     assert report["head"]["exact"] is True and report["head"]["max_abs_error"] < 1e-7
     scores = report["scores"]

@@ -1,0 +1,121 @@
+"""The report as files: report.html, one page that needs nothing else, and report.json with all its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jaxconv.errors import OutputError
+from jaxconv.verification import charts
+from jaxconv.verification.report import Report
+
+PAGE, NUMBERS = "report.html", "report.json"
+WORST = 25  # rows of the page's table; the JSON has all
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two columns of raw scores, and how far apart they may be."""
+
+    title: str
+    x_name: str
+    y_name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    tolerance: float
+    rank_agreement: float
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """y - x."""
+        return tuple(b - a for a, b in zip(self.x, self.y, strict=True))
+
+    @property
+    def unusable(self) -> int:
+        """How many differences are not finite, and in no chart."""
+        return sum(not math.isfinite(error) for error in self.errors)
+
+
+def prepare(folder: Path) -> Path:
+    """Makes the folder, before any work is done. Raises `OutputError` where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--report {folder} cannot be made ({error}); expected a folder, new or old.") from None
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"--report {folder} cannot be written to; expected a folder that you may write to.")
+    return folder
+
+
+def write_report(folder: Path, report: Report, source: str, output: str) -> None:
+    """Writes both files into `folder`. The same report gives the same bytes. Raises `OutputError`."""
+    document = {"source": source, "output": output, **report.to_json(), "pairs": list(report.rows())}
+    try:
+        (folder / NUMBERS).write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        (folder / PAGE).write_text(page(report, source, output), "utf-8")
+    except OSError as error:
+        verdict = "passed" if report.passed else "FAILED: " + " ".join(report.findings)
+        raise OutputError(f"--report {folder} cannot be written ({error}). The verification {verdict}.") from None
+
+
+def page(report: Report, source: str, output: str) -> str:
+    """The HTML page: verdict, findings, numbers, charts, and the pairs that differ most."""
+    from jinja2 import Environment, StrictUndefined
+
+    from jaxconv import __version__
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value: _text(value, ".6f")
+    environment.filters["small"] = lambda value: _text(value, ".2e")
+    rows = list(report.rows())
+    worst = sorted(rows, key=_error, reverse=True)
+    text = (files(__package__) / "page.html.jinja").read_text("utf-8")
+    return environment.from_string(text).render(
+        report=report, source=source, output=output, version=__version__, charts=charts, count=len(rows), worst=worst[:WORST],
+        drawn=[_drawn(comparison, report) for comparison in comparisons(report)],
+    )  # fmt: skip
+
+
+def _text(value: float | None, form: str) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return format(value, form) if value else "0"
+
+
+def _error(row: dict[str, Any]) -> float:
+    """The larger difference of a row; what is not finite counts as infinite."""
+    return max(math.inf if row[key] is None else abs(row[key]) for key in ("error", "vllm_error") if key in row)
+
+
+def comparisons(report: Report) -> Iterator[Comparison]:
+    """What the page charts: output against source, then vLLM against output."""
+    scores, vllm = report.scores, report.vllm
+    if scores is None:
+        return
+    source = tuple(value for row in scores.expected for value in row)
+    found = tuple(value for row in scores.found for value in row)
+    yield Comparison(
+        "Classifier against causal LM", "logit of the source", "score of the output",
+        source, found, scores.tolerance, scores.rank_agreement,
+    )  # fmt: skip
+    if vllm is not None:
+        yield Comparison(
+            "vLLM against classifier", "score of the output, here", "score of the output, in vLLM",
+            found, vllm.found, vllm.tolerance, vllm.rank_agreement,
+        )  # fmt: skip
+
+
+def _drawn(comparison: Comparison, report: Report) -> dict[str, Any]:
+    """A comparison with its charts."""
+    texts = [f"{row['query']:.60} / {row['document']:.60}" for row in report.rows()]
+    return {
+        "of": comparison,
+        "scatter": charts.scatter(comparison.x, comparison.y, comparison.tolerance, texts),
+        "histogram": charts.histogram(comparison.errors, comparison.tolerance),
+    }

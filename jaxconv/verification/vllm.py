@@ -1,0 +1,185 @@
+"""The same pairs through a running vLLM server, against the output's local scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jaxconv.errors import UsageError, VerificationError
+from jaxconv.verification.scores import Pairs, Scores, rank_agreement
+
+BATCH = 32  # pairs in a request
+LIST_SECONDS, SCORE_SECONDS = 10, 300  # how long an answer may take; a batch takes long on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Raw scores of the server against the local ones. `rank_agreement` is over pairs that the tolerance cannot swap."""
+
+    url: str
+    pairs: int
+    max_abs_error: float
+    rank_agreement: float
+    tolerance: float
+    tolerance_reason: str
+    findings: tuple[str, ...]
+    found: tuple[float, ...]  # of the server, in the order of the pairs
+
+
+def server_url(text: str) -> str:
+    """The server's root. Raises `UsageError` for what is no http address, or holds a password that would be recorded."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port or an IPv6 address
+        usable = False
+    if not usable:
+        raise UsageError(f"--against-vllm {text!r} is no address; expected one like http://localhost:8000.")
+    if parts.username is not None or parts.query:
+        raise UsageError("--against-vllm takes the plain address of the server; put its key into VLLM_API_KEY.")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | None) -> Served:
+    """Asks the server that serves `folder` for the raw scores of the pairs in `scores` (of one label) and compares.
+
+    `tolerance` defaults to that of the local scores. Raises `VerificationError` for a server that is not there, has
+    another model or gives no scores.
+    """
+    import numpy as np
+
+    model = _model(url, folder)
+    longest, limit = max(scores.lengths), model.get("max_model_len")
+    if isinstance(limit, int) and longest > limit:
+        raise VerificationError(
+            f"the longest prompt has {longest} tokens, {url} takes {limit}. Serve with --max-model-len {longest}, or "
+            "give shorter documents with --pairs."
+        )
+    given, prompt_tokens = _ask(url, str(model["id"]), scores.asked)
+    local, found = np.asarray(scores.found, np.float64)[:, 0], np.asarray(given, np.float64)
+    limit, reason = (scores.tolerance, scores.tolerance_reason) if tolerance is None else (tolerance, "given")
+    worst = float(np.abs(found - local).max())
+    agreement = rank_agreement(local[:, None], found[:, None], 2 * limit)
+    findings = []
+    if prompt_tokens not in (None, sum(scores.lengths)):
+        findings.append(
+            f"vLLM read {prompt_tokens} tokens of prompts, the template gives {sum(scores.lengths)}: it was started without "
+            f"the template, or with another. {_serve(folder)}"
+        )
+    if not worst <= limit:
+        why = _reason(local, found, limit) or f"It serves {model.get('root') or model['id']}."
+        findings.append(f"vLLM's raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}. {why}")
+    if agreement < 1:
+        findings.append(f"vLLM keeps the order of only {agreement:.1%} of the pairs that are apart.")
+    return Served(url, len(given), worst, agreement, limit, reason, tuple(findings), tuple(given))
+
+
+def _reason(local: Any, found: Any, limit: float) -> str | None:
+    """What the difference looks like: an activation, or rounding of a size that float32 does not have."""
+    import numpy as np
+
+    if np.abs(found - 0.5 * (1 + np.tanh(local / 2))).max() <= limit:
+        return "They are the sigmoid of the local ones: the server ignores use_activation; expected raw logits."
+    if np.abs(found - local).max() <= 0.05 * max(1.0, np.abs(local).max()):
+        return (
+            "vLLM serves in the checkpoint's dtype, and bfloat16 keeps two to three digits: serve with --dtype float32, "
+            "or give the difference that you accept as --tolerance."
+        )
+    return None
+
+
+def _serve(folder: Path) -> str:
+    return f"Run: vllm serve {folder} --runner pooling --chat-template {folder / 'score_template.jinja'}"
+
+
+def _model(url: str, folder: Path) -> Mapping[str, Any]:
+    """The entry of /v1/models that is `folder`, else the only one there is (adapters do not count)."""
+    answer = _request(url, "/v1/models", None, LIST_SECONDS)
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    models = [entry for entry in entries or () if isinstance(entry, dict) and entry.get("id") and not entry.get("parent")]
+    if not models:
+        raise VerificationError(f"{url}/v1/models names no model; expected a vLLM server. {_serve(folder)}")
+    for entry in models:
+        root = Path(str(entry.get("root")))
+        if root.is_dir() and root.samefile(folder):
+            return entry
+    roots = sorted({str(entry.get("root") or entry["id"]) for entry in models})
+    if len(roots) > 1 or _another(Path(roots[0]), folder):
+        raise VerificationError(f"{url} serves {', '.join(roots)}; expected {folder}. {_serve(folder)}")
+    return models[0]
+
+
+def _another(root: Path, folder: Path) -> bool:
+    """Whether `root` is a model here that is no copy of `folder`; of other machines' folders nothing is known."""
+    names = ("config.json", "jaxconv.json")
+    return root.is_dir() and any(_bytes(root / name) != _bytes(folder / name) for name in names)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _ask(url: str, name: str, pairs: Pairs) -> tuple[list[float], int | None]:
+    """The raw score of every pair, and how many tokens the server says that it read (None when it does not say)."""
+    scores: list[float] = []
+    tokens: list[int | None] = []
+    for start in range(0, len(pairs), BATCH):
+        chosen = pairs[start : start + BATCH]
+        body = {"model": name, "use_activation": False}
+        body |= {"queries": [query for query, _ in chosen], "documents": [document for _, document in chosen]}
+        answer = _request(url, "/score", body, SCORE_SECONDS)
+        found = list(_scores(answer))
+        if len(found) != len(chosen):
+            raise VerificationError(f"{url}/score gave {len(found)} scores for {len(chosen)} pairs; expected one for each.")
+        scores += found
+        usage = answer.get("usage")
+        count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        tokens.append(count if isinstance(count, int) else None)
+    return scores, None if None in tokens else sum(count or 0 for count in tokens)
+
+
+def _scores(answer: Any) -> Iterator[float]:
+    """Scores of an answer in the order of the pairs."""
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+        value = entry.get("score") if isinstance(entry, dict) and entry.get("index", place) == place else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise VerificationError(f"/score gave {entry!r:.200} in place {place}; expected a number in the order asked.")
+        yield float(value)
+
+
+def _request(url: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Any:
+    """The JSON answer to a GET, or to a POST of `body`. Raises `VerificationError` for every way that it can fail."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("VLLM_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + path, data, headers), timeout=seconds) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        text = error.read(2000).decode("utf-8", "replace")
+        raise VerificationError(f"{url}{path} answers {error.code} {error.reason}: {_message(text)}") from None
+    except TimeoutError:
+        raise VerificationError(f"{url}{path} gave no answer in {seconds} s.") from None
+    except ValueError as error:
+        raise VerificationError(f"{url}{path} answers no JSON ({error}); expected a vLLM server.") from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise VerificationError(f"no vLLM server answers at {url} ({reason}). Start it, or check the address.") from None
+
+
+def _message(text: str) -> str:
+    """The sentence in an error body of vLLM, else its start."""
+    try:
+        return str(json.loads(text)["error"]["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
