@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef
 from jaxconv.errors import SourceError
+from jaxconv.readers._last_read import LastRead
 
 BATCH = 64  # arrays that are opened at once
 
@@ -103,12 +104,17 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
             raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
         return found
 
+    whole = LastRead(lambda: fetch(array))
+    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # of which TensorStore decodes all for any row
+
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore
 
+        if one_chunk or whole.held:
+            return whole.read().take(list(ids), axis)
         return fetch(array[tensorstore.d[axis][list(ids)]])
 
-    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), lambda: fetch(array), take)
+    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), whole.read, take)
 
 
 def _store(root: str) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
@@ -17,6 +18,7 @@ from jaxconv.writer.plan import METADATA, OutputFile
 CHUNK = 1 << 26  # bytes a kernel copy moves between two reports of progress
 BLOCK = 1 << 22  # bytes of a transposed matrix that are put in order at once
 TILE = (512, 64)  # rows and columns that are put in order at once: 64 KB of two bytes each, which caches hold
+READ_AHEAD = 1 << 29  # bytes that may be held while the next tensor is read
 THREADS = min(4, os.cpu_count() or 1)
 FICLONE = 0x40049409  # linux/fs.h
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
@@ -42,12 +44,7 @@ def write_file(plan: OutputFile, folder: Path, copy_mode: str, progress: Progres
             layout = {ref.name: (ref.dtype, ref.shape, ref.nbytes) for ref in plan.tensors}
             header = header_bytes(layout, METADATA)
             _write_all(file.fileno(), memoryview(header), 0)
-            offset = len(header)
-            for piece in _pieces(plan.tensors):
-                if isinstance(piece, Extent):
-                    offset = _copy(piece, file.fileno(), offset, progress)
-                else:
-                    offset = _write_tensor(piece, file.fileno(), offset, progress)
+            _write_pieces(_pieces(plan.tensors), file.fileno(), len(header), progress)
         os.fsync(file.fileno())
     return "copy" if plan.verbatim is not None else "write"
 
@@ -69,11 +66,38 @@ def _pieces(tensors: tuple[TensorRef, ...]) -> Iterator[Extent | TensorRef]:
         yield pending
 
 
-def _write_tensor(ref: TensorRef, target: int, offset: int, progress: Progress) -> int:
-    """Writes the tensor at an offset of the target; where it ends."""
+def _write_pieces(pieces: Iterable[Extent | TensorRef], target: int, offset: int, progress: Progress) -> None:
+    """Copies and writes the pieces in order from an offset on; the next tensor is read meanwhile if both are small."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[Array] | None = None
+        for piece, following in pairwise(chain(pieces, [None])):
+            array = None  # the former one is let go before another is read
+            if isinstance(piece, TensorRef):
+                array = piece.read() if ahead is None else ahead.result()
+            room = READ_AHEAD - (0 if array is None else _footprint(array))
+            # Reading may take twice the tensor: decompressed, and in its place.
+            ahead = (
+                reader.submit(following.read) if isinstance(following, TensorRef) and 2 * following.nbytes <= room else None
+            )
+            if isinstance(piece, Extent):
+                offset = _copy(piece, target, offset, progress)
+            elif piece is not None and array is not None:
+                offset = _write_tensor(piece, array, target, offset, progress)
+
+
+def _footprint(array: Array) -> int:
+    """Bytes that are held with the array: those of the one that it is a view of."""
     import numpy as np
 
-    array = ref.read()
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.nbytes
+
+
+def _write_tensor(ref: TensorRef, array: Array, target: int, offset: int, progress: Progress) -> int:
+    """Writes the tensor's array at an offset of the target; where it ends."""
+    import numpy as np
+
     if array.nbytes != ref.nbytes:
         raise SourceError(f"tensor {ref.name} gave {array.nbytes} bytes; expected {ref.nbytes} ({ref.dtype}).")
     if array.ndim == 2 and not array.flags.c_contiguous:
