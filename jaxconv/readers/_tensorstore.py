@@ -98,8 +98,12 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
 
     def fetch(view: Any) -> Array:
+        import numpy as np
+        import tensorstore
+
+        found = np.empty(view.shape, view.dtype.numpy_dtype)  # NumPy asks for huge pages, TensorStore's own read does not
         try:
-            found: Array = view.read().result()
+            tensorstore.array(found).write(view).result()
         except (ValueError, OSError) as error:
             raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
         return found
