@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 
 BATCH = 64  # arrays that are opened at once
+RETRIES = 5  # of a request to a server; TensorStore's own 32 take a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,26 @@ class Location:
         """The folder (or one below it) as TensorStore's key-value store."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
-        return f"{self.root}/{path}"
+        return _remote(f"{self.root}/{path}")
+
+
+def _remote(address: str) -> dict[str, Any] | str:
+    """A URI as TensorStore takes it. `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL` count, as they do for AWS's own tools."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint is None or not address.startswith("s3://"):
+        return address
+    bucket, _, path = address.removeprefix("s3://").partition("/")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
+
+
+def _context() -> Any:
+    """Nothing is cached, and a server that does not answer is given up within half a minute."""
+    import tensorstore
+
+    retries = {"max_retries": RETRIES, "max_delay": "4s"}
+    remote = {f"{store}_request_retries": retries for store in ("gcs", "s3", "http")}
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}, **remote})
 
 
 def require(where: Location) -> None:
@@ -76,7 +97,7 @@ def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str
     """References to the arrays of TensorStore specs by name. Raises `SourceError` for one that does not open."""
     import tensorstore
 
-    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    context = _context()
     tensors = {}
     names = list(specs)
     for start in range(0, len(names), BATCH):
@@ -124,7 +145,7 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
 def _store(root: str) -> Any:
     import tensorstore
 
-    return tensorstore.KvStore.open(f"{root}/").result()
+    return tensorstore.KvStore.open(_remote(f"{root}/"), context=_context()).result()
 
 
 def _first_line(error: Exception) -> str:
