@@ -39,7 +39,10 @@ def resolve(
     if name.startswith("file://"):
         name = unquote(name.removeprefix("file://"))
     if URI.match(name):
-        raise SourceError(f"{name} holds only weights: pass --base with the model whose config and tokenizer fit.")
+        raise SourceError(
+            f"{name}: of URIs only the weights of Orbax checkpoints are read: pass --base with the model whose config and "
+            "tokenizer fit. Download models in other formats first."
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         return Source(name, path, path)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import LayoutError
 
 Sizes = Mapping[str, int]
@@ -168,34 +167,14 @@ def _expand(rule: Rule, ref: TensorRef, number: int, sizes: Sizes) -> Iterator[t
     """The Hugging Face tensors that one foreign tensor holds."""
     symbols = rule.axes.split()
     layers = ref.shape[symbols.index("L")] if "L" in symbols else 1
-    source = _LastRead(ref) if layers > 1 or len(rule.hf) > 1 else None
     for index in range(layers):
         layer = rule.layer[0] * index + rule.layer[1] * number + rule.layer[2]
         for part, hf in enumerate(rule.hf):
             name = hf.replace("{i}", str(layer))
-            yield name, _tensor(name, rule, ref, {"L": index, "P": part}, sizes, source.read if source else ref.read)
+            yield name, _tensor(name, rule, ref, {"L": index, "P": part}, sizes)
 
 
-class _LastRead:
-    """Holds the array that several tensors are parts of, until another such array is read."""
-
-    _lock = threading.Lock()
-    _held: tuple[_LastRead, Array] | None = None
-
-    def __init__(self, ref: TensorRef) -> None:
-        self._ref = ref
-
-    def read(self) -> Array:
-        with _LastRead._lock:
-            if _LastRead._held is None or _LastRead._held[0] is not self:
-                _LastRead._held = None
-                _LastRead._held = (self, self._ref.read())
-            return _LastRead._held[1]
-
-
-def _tensor(
-    name: str, rule: Rule, ref: TensorRef, at: Mapping[str, int], sizes: Sizes, read_source: Callable[[], Array]
-) -> TensorRef:
+def _tensor(name: str, rule: Rule, ref: TensorRef, at: Mapping[str, int], sizes: Sizes) -> TensorRef:
     symbols = rule.axes.split()
     kept = [symbol for symbol in symbols if symbol not in "LP"]
     groups = [group.split(".") for group in rule.hf_axes.split()]
@@ -212,7 +191,7 @@ def _tensor(
         return array
 
     def read() -> Array:
-        return change(read_source()[select].transpose(permutation)).reshape(shape)
+        return change(mapped(ref)[select].transpose(permutation)).reshape(shape)
 
     def take(ids: Sequence[int], axis: int) -> Array:
         if len(kept) < len(symbols) or len(order) > len(groups) or not all(VALUES[v].elementwise for v in rule.values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef
 from jaxconv.errors import SourceError
+from jaxconv.readers._last_read import LastRead
 
 BATCH = 64  # arrays that are opened at once
+RETRIES = 5  # of a request to a server; TensorStore's own 32 take a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,26 @@ class Location:
         """The folder (or one below it) as TensorStore's key-value store."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
-        return f"{self.root}/{path}"
+        return _remote(f"{self.root}/{path}")
+
+
+def _remote(address: str) -> dict[str, Any] | str:
+    """A URI as TensorStore takes it. `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL` count, as they do for AWS's own tools."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint is None or not address.startswith("s3://"):
+        return address
+    bucket, _, path = address.removeprefix("s3://").partition("/")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
+
+
+def _context() -> Any:
+    """Nothing is cached, and a server that does not answer is given up within half a minute."""
+    import tensorstore
+
+    retries = {"max_retries": RETRIES, "max_delay": "4s"}
+    remote = {f"{store}_request_retries": retries for store in ("gcs", "s3", "http")}
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}, **remote})
 
 
 def require(where: Location) -> None:
@@ -75,7 +97,7 @@ def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str
     """References to the arrays of TensorStore specs by name. Raises `SourceError` for one that does not open."""
     import tensorstore
 
-    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    context = _context()
     tensors = {}
     names = list(specs)
     for start in range(0, len(names), BATCH):
@@ -97,24 +119,33 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
 
     def fetch(view: Any) -> Array:
+        import numpy as np
+        import tensorstore
+
+        found = np.empty(view.shape, view.dtype.numpy_dtype)  # NumPy asks for huge pages, TensorStore's own read does not
         try:
-            found: Array = view.read().result()
+            tensorstore.array(found).write(view).result()
         except (ValueError, OSError) as error:
             raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
         return found
 
+    whole = LastRead(lambda: fetch(array))
+    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # of which TensorStore decodes all for any row
+
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore
 
+        if one_chunk or whole.held:
+            return whole.read().take(list(ids), axis)
         return fetch(array[tensorstore.d[axis][list(ids)]])
 
-    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), lambda: fetch(array), take)
+    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), whole.read, take)
 
 
 def _store(root: str) -> Any:
     import tensorstore
 
-    return tensorstore.KvStore.open(f"{root}/").result()
+    return tensorstore.KvStore.open(_remote(f"{root}/"), context=_context()).result()
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
+from jaxconv.readers._last_read import LastRead
 from jaxconv.readers._msgpack import StoredArray, looks_like_msgpack, scan
 from jaxconv.readers._training_state import Keys, parameter_names
 from jaxconv.readers.safetensors import file_tensor, read_weight_map
@@ -78,4 +79,5 @@ def _tensor(name: str, stored: StoredArray) -> TensorRef:
             done += chunk.shape[0]
         return whole
 
-    return TensorRef(name, stored.dtype, stored.shape, read, lambda ids, axis: read().take(list(ids), axis))
+    whole = LastRead(read)
+    return TensorRef(name, stored.dtype, stored.shape, whole.read, lambda ids, axis: whole.read().take(list(ids), axis))

@@ -51,6 +51,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         raise SourceError(
             f"{weights} holds no Orbax checkpoint (found: {below}); expected {TREE}, {MANIFEST} or steps with them. "
             "Point at the folder of one step or item; where folders cannot be listed, pass --step."
+            + ("" if isinstance(weights, Path) else " Other formats are read from local folders only: download those first.")
         )
     where = str(found)
     names, notes = parameter_names(specs := _specs(found), where)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
@@ -15,7 +17,9 @@ from jaxconv.writer.plan import METADATA, OutputFile
 
 CHUNK = 1 << 26  # bytes a kernel copy moves between two reports of progress
 BLOCK = 1 << 22  # bytes of a transposed matrix that are put in order at once
-TILE = 256  # columns
+TILE = (512, 64)  # rows and columns that are put in order at once: 64 KB of two bytes each, which caches hold
+READ_AHEAD = 1 << 29  # bytes that may be held while the next tensor is read
+THREADS = min(4, os.cpu_count() or 1)
 FICLONE = 0x40049409  # linux/fs.h
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -35,15 +39,12 @@ def write_file(plan: OutputFile, folder: Path, copy_mode: str, progress: Progres
     with target.open("xb", buffering=0) as file:
         if plan.verbatim is not None:
             size = plan.verbatim.stat().st_size
-            _copy(Extent(plan.verbatim, 0, size), file.fileno(), progress)
+            _copy(Extent(plan.verbatim, 0, size), file.fileno(), 0, progress)
         else:
             layout = {ref.name: (ref.dtype, ref.shape, ref.nbytes) for ref in plan.tensors}
-            _write_all(file.fileno(), memoryview(header_bytes(layout, METADATA)))
-            for piece in _pieces(plan.tensors):
-                if isinstance(piece, Extent):
-                    _copy(piece, file.fileno(), progress)
-                else:
-                    _write_tensor(piece, file.fileno(), progress)
+            header = header_bytes(layout, METADATA)
+            _write_all(file.fileno(), memoryview(header), 0)
+            _write_pieces(_pieces(plan.tensors), file.fileno(), len(header), progress)
         os.fsync(file.fileno())
     return "copy" if plan.verbatim is not None else "write"
 
@@ -65,56 +66,106 @@ def _pieces(tensors: tuple[TensorRef, ...]) -> Iterator[Extent | TensorRef]:
         yield pending
 
 
-def _write_tensor(ref: TensorRef, target: int, progress: Progress) -> None:
+def _write_pieces(pieces: Iterable[Extent | TensorRef], target: int, offset: int, progress: Progress) -> None:
+    """Copies and writes the pieces in order from an offset on; the next tensor is read meanwhile if both are small."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[Array] | None = None
+        for piece, following in pairwise(chain(pieces, [None])):
+            array = None  # the former one is let go before another is read
+            if isinstance(piece, TensorRef):
+                array = piece.read() if ahead is None else ahead.result()
+            room = READ_AHEAD - (0 if array is None else _footprint(array))
+            # Reading may take twice the tensor: decompressed, and in its place.
+            ahead = (
+                reader.submit(following.read) if isinstance(following, TensorRef) and 2 * following.nbytes <= room else None
+            )
+            if isinstance(piece, Extent):
+                offset = _copy(piece, target, offset, progress)
+            elif piece is not None and array is not None:
+                offset = _write_tensor(piece, array, target, offset, progress)
+
+
+def _footprint(array: Array) -> int:
+    """Bytes that are held with the array: those of the one that it is a view of."""
     import numpy as np
 
-    array = ref.read()
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.nbytes
+
+
+def _write_tensor(ref: TensorRef, array: Array, target: int, offset: int, progress: Progress) -> int:
+    """Writes the tensor's array at an offset of the target; where it ends."""
+    import numpy as np
+
     if array.nbytes != ref.nbytes:
         raise SourceError(f"tensor {ref.name} gave {array.nbytes} bytes; expected {ref.nbytes} ({ref.dtype}).")
     if array.ndim == 2 and not array.flags.c_contiguous:
-        _write_strided(array, target, progress)
-        return
-    _write_all(target, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    progress(array.nbytes)
+        _write_strided(array, target, offset, progress)
+    else:
+        _write_all(target, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, offset)
+        progress(array.nbytes)
+    return offset + array.nbytes
 
 
-def _write_strided(array: Array, target: int, progress: Progress) -> None:
-    """A transposed matrix, some rows at a time through one small buffer: no second copy, and in tiles that caches hold."""
+def _write_strided(array: Array, target: int, offset: int, progress: Progress) -> None:
+    """A transposed matrix, some rows at a time through small buffers: no second copy, and in tiles that caches hold.
+
+    A few threads put blocks of rows in order and write each to its place in the file.
+    """
     import numpy as np
 
-    height = max(1, BLOCK // max(1, array.shape[1] * array.itemsize))
-    buffer = np.empty((min(height, array.shape[0]), array.shape[1]), array.dtype)
-    for start in range(0, array.shape[0], height):
-        block = array[start : start + height]
-        for column in range(0, array.shape[1], TILE):
-            buffer[: len(block), column : column + TILE] = block[:, column : column + TILE]
-        _write_all(target, buffer[: len(block)].reshape(-1).view(np.uint8).data)
-        progress(block.nbytes)
+    stride = array.shape[1] * array.itemsize
+    height = max(1, BLOCK // max(1, stride))
+    bits = array.view(f"u{array.itemsize}")  # NumPy copies dtypes that are not its own slowly, and holding the GIL
+
+    def write(first: int) -> int:
+        block = bits[first : first + height]
+        ordered = np.empty(block.shape, block.dtype)
+        for row in range(0, block.shape[0], TILE[0]):
+            for column in range(0, block.shape[1], TILE[1]):
+                tile = slice(row, row + TILE[0]), slice(column, column + TILE[1])
+                ordered[tile] = block[tile]
+        _write_all(target, ordered.reshape(-1).view(np.uint8).data, offset + first * stride)
+        return ordered.nbytes
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in pool.map(write, range(0, array.shape[0], height)):
+            progress(done)
 
 
-def _write_all(target: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(target, view) :]
+def _write_all(target: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(target, view[done:], offset + done)
+    _start_writeback(target, offset, done)
 
 
-def _copy(extent: Extent, target: int, progress: Progress) -> None:
-    """Appends the extent to the target: by the kernel, or through a buffer where the kernel cannot."""
+def _start_writeback(target: int, offset: int, length: int) -> None:
+    """Has the kernel begin to bring new pages to the disk, so that the sync at the end finds little left to do."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(target, offset, length, os.POSIX_FADV_DONTNEED)  # dirty pages are written, not dropped
+
+
+def _copy(extent: Extent, target: int, begin: int, progress: Progress) -> int:
+    """Copies the extent to an offset of the target: by the kernel, or through a buffer where it cannot. Where it ends."""
     source = os.open(extent.path, os.O_RDONLY)
     try:
         offset, end, in_kernel = extent.offset, extent.offset + extent.length, hasattr(os, "copy_file_range")
         while offset < end:
-            want = min(CHUNK, end - offset)
+            want, place = min(CHUNK, end - offset), begin + offset - extent.offset
             if in_kernel:
                 try:
-                    done = os.copy_file_range(source, target, want, offset)
+                    done = os.copy_file_range(source, target, want, offset, place)
                 except OSError as error:
                     if error.errno not in _NO_KERNEL_COPY:
                         raise
                     in_kernel = False
                     continue
+                _start_writeback(target, place, done)
             else:
                 block = os.pread(source, min(want, 1 << 20), offset)
-                _write_all(target, memoryview(block))
+                _write_all(target, memoryview(block), place)
                 done = len(block)
             if done == 0:
                 raise SourceError(f"{extent.path} ended at byte {offset} while it was copied; expected {end}.")
@@ -122,6 +173,7 @@ def _copy(extent: Extent, target: int, progress: Progress) -> None:
             progress(done)
     finally:
         os.close(source)
+    return begin + extent.length
 
 
 def _link(source: Path, target: Path) -> bool:

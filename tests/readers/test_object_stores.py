@@ -1,0 +1,81 @@
+"""Orbax checkpoints in buckets: S3 and Google Cloud Storage, each an emulator on the loopback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jaxconv
+from jaxconv.errors import JaxconvError, SourceError
+from jaxconv.readers import _tensorstore, open_checkpoint
+from tests.foreign.cases import TOKENS, unpack
+from tests.support.object_stores import Bucket, gcs, s3
+
+STORES = {"s3": s3, "gs": gcs}
+
+
+@pytest.fixture(params=list(STORES))
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket."""
+    with STORES[request.param](monkeypatch) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ["nnx/llama_manager", "maxtext/qwen3_scanned_tied", "nnx/gemma_linen_directories"])
+def test_same_bytes_as_from_the_folder(tmp_path: Path, bucket: Bucket, name: str) -> None:
+    """A bucket's checkpoint, steps of a manager listed, gives the output of the local one; --step chooses there too."""
+    case = unpack(name, tmp_path)
+    bucket.upload(case.folder / "checkpoint", "run/checkpoint")
+    address = f"{bucket.address}/run/checkpoint/{case.about['weights']}".rstrip("/.")
+    steps = (None, 2) if name.endswith("manager") else (None,)
+    for number, step in enumerate(steps):
+        outputs = []
+        for kind, source in (("local", case.weights), ("remote", address)):
+            out = tmp_path / f"{kind}{number}"
+            jaxconv.convert(source, out, base=case.original, step=step, classifier_from_tokens=TOKENS, backend="numpy")
+            outputs.append((out / "model.safetensors").read_bytes())
+        assert outputs[0] == outputs[1]
+
+
+def test_what_is_not_there_is_said(bucket: Bucket) -> None:
+    """An empty prefix and a bucket that does not exist: an error that names the address, at once."""
+    for address in (f"{bucket.address}/nothing", bucket.address.replace("bucket", "absent") + "/run"):
+        started = time.monotonic()
+        with pytest.raises(SourceError, match=address):
+            open_checkpoint(address)
+        assert time.monotonic() - started < 20
+
+
+def test_other_formats_want_a_download(bucket: Bucket, tmp_path: Path) -> None:
+    """A bucket with safetensors is not read from there; the error says to download it."""
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 16)
+    bucket.upload(tmp_path, "model")
+    with pytest.raises(SourceError, match=r"[Dd]ownload"):
+        open_checkpoint(f"{bucket.address}/model")
+
+
+def test_access_denied_is_said(bucket: Bucket) -> None:
+    """Keys that the server does not take are an error with the server's reason, at once."""
+    bucket.deny()
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=f"{bucket.address}/run.*(PERMISSION_DENIED|Forbidden|403)"):
+        open_checkpoint(f"{bucket.address}/run")
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "http"])
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Nobody at the address: a JaxconvError within the retries, not TensorStore's quarter of an hour."""
+    monkeypatch.setattr(_tensorstore, "RETRIES", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
+    started = time.monotonic()
+    with pytest.raises(JaxconvError, match=scheme):
+        open_checkpoint({"http": "http://127.0.0.1:9/run"}.get(scheme, f"{scheme}://bucket/run"))
+    assert time.monotonic() - started < 30
