@@ -18,6 +18,8 @@ from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
 
+BLOCK = 1 << 12  # bytes that messages are filled up to, so that few lengths have to be compiled
+
 
 class Collective:
     """`Processes` of `jax.distributed`: all of them have to make the same call."""
@@ -26,7 +28,7 @@ class Collective:
         import jax
 
         self.rank, self.size = jax.process_index(), jax.process_count()
-        self._told = False
+        self._told = False  # all processes know of a failure
 
     def __enter__(self) -> Collective:
         return self
@@ -62,8 +64,7 @@ class Collective:
 
     def stop(self, error: BaseException) -> None:
         """Says why, where the others come to next."""
-        # A ProcessError is what all have heard already.
-        if not self._told and not isinstance(error, ProcessError):
+        if not self._told:
             self._told = True
             with contextlib.suppress(ProcessError):
                 self._exchange({"failed": failure(self.rank, error)})
@@ -72,11 +73,12 @@ class Collective:
         import numpy as np
 
         raw = np.frombuffer(json.dumps(message).encode(), np.uint8)
-        longest = int(gather(np.int32(raw.size)).max())
-        rows = gather(np.pad(raw, (0, longest - raw.size), constant_values=ord(" ")))
+        blocks = int(gather(np.int32(-(-raw.size // BLOCK))).max())
+        rows = gather(np.pad(raw, (0, blocks * BLOCK - raw.size), constant_values=ord(" ")))
         messages = [json.loads(row.tobytes()) for row in rows]
         for said in messages:
             if "failed" in said:
+                self._told = True
                 raise ProcessError(said["failed"])
         return messages
 
@@ -94,6 +96,6 @@ def gather(array: Any) -> Array:
         return np.asarray(process_allgather(array, tiled=isinstance(array, jax.Array)))
     except jax.errors.JaxRuntimeError as error:
         raise ProcessError(
-            f"the processes cannot exchange data: {str(error).strip().splitlines()[0]} Expected all processes alive and in "
+            f"the processes cannot exchange data: {str(error).strip().splitlines()[0]}. Expected all processes alive and in "
             "the same call. Nothing was published; look at the log of the one that is gone."
         ) from error

@@ -39,6 +39,7 @@ class Links:
         self._peers = {connection: peer for peer, connection in peers.items()}
         self._hosts = hosts
         self._arrived: dict[int, Any] = {}
+        self._ended: set[Connection] = set()  # whose failure was heard
         self._stopped = False
 
     def __enter__(self) -> Links:
@@ -80,13 +81,15 @@ class Links:
             return
         self._stopped = True
         self._tell({"failed": failure(self.rank, error)})
-        running, deadline = dict(self._peers), time.monotonic() + STOP_SECONDS
+        # The others wait for the first to close, even if they have heard from it.
+        running = set(self._peers) - (self._ended if self.rank == 0 else set())
+        deadline = time.monotonic() + STOP_SECONDS
         while running and (ready := wait(list(running), max(0.0, deadline - time.monotonic()))):
             for connection in ready:
                 assert isinstance(connection, Connection)
                 message = _receive(connection)
                 if message is None or (self.rank == 0 and "failed" in message):
-                    del running[connection]
+                    running.remove(connection)
         if self.rank == 0:
             for connection in self._peers:
                 connection.close()
@@ -109,6 +112,7 @@ class Links:
                 "lost). Nothing was published; look at its log, then start the command again on every host."
             )
         if "failed" in message:
+            self._ended.add(connection)
             raise ProcessError(message["failed"])
         self._arrived[peer] = message["value"]
 

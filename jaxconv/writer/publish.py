@@ -15,7 +15,7 @@ from jaxconv.distributed import ALONE, Processes
 from jaxconv.errors import OutputError
 
 PROVENANCE = "jaxconv.json"  # what marks a folder as an output of ours
-VISIBLE_SECONDS = 10  # in which another host of a shared file system has to see a new folder
+VISIBLE_SECONDS = 5  # in which another host of a shared file system has to see a new folder
 
 
 def check_output(output: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
