@@ -376,7 +376,7 @@ def test_live_arrays_over_processes(sources: dict[str, Path], tmp_path: Path, si
     assert len(one.files) >= 4
     ended = live_together(size, sources["base"], tmp_path / "all", kind)
     assert [process.code for process in ended] == [0] * size, [process.err[-2000:] for process in ended]
-    assert all(f"result:{rank}/{len(one.files)}" in process.out for rank, process in enumerate(ended))
+    assert all(f"result:{rank}/{len(one.files)}" in process.out for rank, process in enumerate(ended)), ended
     assert same_tree(tmp_path / "one", tmp_path / "all")
     assert sorted(os.listdir(tmp_path)) == ["all", "one"]
 
