@@ -99,6 +99,15 @@ def mapped(ref: TensorRef) -> Array:
     return np.asarray(np.memmap(ref.extent.path, numpy_dtype(ref.dtype), "r", ref.extent.offset, ref.shape))
 
 
+def sample(ref: TensorRef) -> bytes:
+    """64 bytes from the middle of a tensor that lies in a file; none of another, which would have to be read whole."""
+    if ref.extent is None:
+        return b""
+    with ref.extent.path.open("rb") as file:
+        file.seek(ref.extent.offset + ref.extent.length // 2)
+        return file.read(min(64, ref.extent.length - ref.extent.length // 2))
+
+
 @dataclass(frozen=True, slots=True)
 class ShardFile:
     """A whole safetensors file that may be copied or linked as it stands."""

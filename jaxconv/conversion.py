@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from jaxconv.backends import get_backend
 from jaxconv.bundle import write_bundle
 from jaxconv.bundle.config import read_json
-from jaxconv.bundle.provenance import file_sha256, provenance
+from jaxconv.bundle.provenance import provenance
 from jaxconv.bundle.template import render
 from jaxconv.bundle.tokenizer import PadToken, find_pad_token
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, sample
+from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import RefusedError, TokenError, UsageError, VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.hub import is_offline, read_headers
@@ -22,14 +22,14 @@ from jaxconv.plan import Plan, Source
 from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
 from jaxconv.sources import max_shard_bytes, resolve
 from jaxconv.tokens import Vocabulary
-from jaxconv.writer import OutputFile, index_json, plan_files, staged_output, write_file
+from jaxconv.writer import OutputFile, Written, index_json, plan_files, staged_output, write_share
 from jaxconv.writer.publish import check_output
+from jaxconv.writer.share import Progress
 
 if TYPE_CHECKING:
     from jaxconv.verification import Report
 
 COPY_MODES = ("copy", "link", "reflink")
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,12 @@ class ConversionResult:
     plan: Plan
     backend: str
     device: str
-    files: dict[str, str]  # file -> link, reflink, copy or write
+    files: dict[str, str]  # file -> link, reflink, copy or write, by whichever process
     nbytes: int
     seconds: float
     pad_token: PadToken | None
     report: Report | None = None  # of --verify
+    process_id: int = 0  # of several; the first proves and reports
 
     def to_json(self) -> dict[str, Any]:
         """The result as `jaxconv convert --json` prints it."""
@@ -79,6 +80,10 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     verify: bool = False,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> ConversionResult:
@@ -86,23 +91,26 @@ def convert(
 
     `options` are the fields of `planning.Options` (preset, method, classifier_from_tokens, token_ids, ...).
     `verify` proves the result before it is published, and raises `VerificationError` when that fails.
+    `distributed` shares the work between processes that make the same call (see `distributed.join`).
     Raises a `JaxconvError`; then nothing is left at `output`.
     """
-    return convert_found(
-        resolve(source, base=base, revision=revision, token=token, offline=offline),
-        None,
-        output,
-        Options(template=read_template(template), **options),
-        backend=backend,
-        device=device,
-        copy_mode=copy_mode,
-        max_shard_size=max_shard_size,
-        hash=hash,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        verify=verify,
-        progress=progress,
-    )
+    with join(distributed, coordinator, num_processes, process_id) as processes:
+        return convert_found(
+            resolve(source, base=base, revision=revision, token=token, offline=offline),
+            None,
+            output,
+            Options(template=read_template(template), **options),
+            backend=backend,
+            device=device,
+            copy_mode=copy_mode,
+            max_shard_size=max_shard_size,
+            hash=hash,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            verify=verify,
+            progress=progress,
+            processes=processes,
+        )
 
 
 def convert_found(
@@ -120,6 +128,7 @@ def convert_found(
     dry_run: bool = False,
     verify: bool = False,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> ConversionResult:
     """Converts a source that has been found, or a checkpoint that is open already. As `convert` otherwise."""
     started = time.monotonic()
@@ -129,6 +138,8 @@ def convert_found(
     target = Path(output).expanduser()
     folders = tuple(path for path in (found.weights, found.assets) if isinstance(path, Path))
     check_output(target, folders, overwrite)
+    config = read_json(found.assets / "config.json", "the model's configuration")
+    agree(processes, lambda: {"option": (chosen, copy_mode, shard_bytes, hash, dry_run, verify), "config.json": config})
     arithmetic = get_backend(backend, device)
     plan = make_plan(read_model(found, chosen, checkpoint), chosen)
     head = compute_head(*read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic)
@@ -141,17 +152,17 @@ def convert_found(
         max_shard_bytes=shard_bytes,
     )
     pad = _pad_token(plan)
+    agree(processes, lambda: _facts(plan, head, files, pad))
     done: dict[str, str] = {}
     report = None
     if not dry_run:
-        with staged_output(target) as stage:
-            done = _write(files, stage, copy_mode, progress)
-            record = provenance(plan, head)
-            if hash:
-                record["sha256"] = {name: file_sha256(stage / name) for name in sorted(done)}
-            write_bundle(plan, stage, record, pad)
-            if verify:
-                report = _prove(plan, stage, chosen, checkpoint, backend=backend, device=device)
+        with staged_output(target, processes) as stage:
+            written = write_share(files, stage, processes, copy_mode=copy_mode, hash=hash, progress=progress)
+            done = {name: file.how for name, file in written.items()}
+            if processes.rank == 0:
+                _write_rest(plan, head, files, stage, written, pad)
+                if verify:
+                    report = _prove(plan, stage, chosen, checkpoint, backend=backend, device=device)
     return ConversionResult(
         output=None if dry_run else target,
         plan=plan,
@@ -162,7 +173,32 @@ def convert_found(
         seconds=time.monotonic() - started,
         pad_token=pad,
         report=report,
+        process_id=processes.rank,
     )
+
+
+def _facts(plan: Plan, head: ScoreHead, files: tuple[OutputFile, ...], pad: PadToken | None) -> dict[str, object]:
+    """What processes must have found alike for their files to be those of one conversion."""
+    return {
+        "source": (plan.source.revision, plan.format, plan.layout, Path(plan.checkpoint.path).name),
+        "set of tensors": [(file.name, ref.name, ref.dtype, ref.shape) for file in files for ref in file.tensors],
+        "set of weights": [sample(ref) for ref in plan.checkpoint.tensors.values()],
+        "score head": (plan.tokens, head.rows_sha256, head.weight.tobytes(), head.bias is None or head.bias.tobytes(), pad),
+    }
+
+
+def _write_rest(
+    plan: Plan, head: ScoreHead, files: tuple[OutputFile, ...], stage: Path, written: dict[str, Written], pad: PadToken | None
+) -> None:
+    """Everything that is not weights."""
+    index = index_json(files)
+    if index is not None:
+        (stage / index[0]).write_text(index[1], encoding="utf-8")
+    record = provenance(plan, head)
+    hashes = {name: file.sha256 for name, file in sorted(written.items()) if file.sha256 is not None}
+    if hashes:
+        record["sha256"] = hashes
+    write_bundle(plan, stage, record, pad)
 
 
 def _prove(plan: Plan, stage: Path, options: Options, checkpoint: Checkpoint | None, *, backend: str, device: str) -> Report:
@@ -178,22 +214,6 @@ def _prove(plan: Plan, stage: Path, options: Options, checkpoint: Checkpoint | N
             "Run the same command again; if it fails once more, report it."
         )
     return report
-
-
-def _write(files: tuple[OutputFile, ...], stage: Path, copy_mode: str, progress: Progress | None) -> dict[str, str]:
-    total, count = sum(file.nbytes for file in files), 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal count
-        count += nbytes
-        if progress is not None:
-            progress(count, total)
-
-    done = {file.name: write_file(file, stage, copy_mode, advance) for file in files}
-    index = index_json(files)
-    if index is not None:
-        (stage / index[0]).write_text(index[1], encoding="utf-8")
-    return done
 
 
 def _pad_token(plan: Plan) -> PadToken | None:

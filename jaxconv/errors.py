@@ -9,6 +9,7 @@
     │   └── TokensUnknown         no tokens were given, and nothing records them
     ├── RefusedError          a conversion that could not be exact
     ├── OutputError           the output cannot be written where it was asked for
+    ├── ProcessError          another process of the same conversion failed, died or did not come
     └── VerificationError     the proof of a conversion failed
 
 A message names the thing, what was found, what was expected, and the next step.
@@ -57,6 +58,10 @@ class RefusedError(JaxconvError):
 
 class OutputError(JaxconvError):
     """The output directory cannot be written as asked."""
+
+
+class ProcessError(JaxconvError):
+    """Another process of the same conversion failed, died, did not come, or was started differently."""
 
 
 class VerificationError(JaxconvError):

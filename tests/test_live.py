@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -16,22 +15,9 @@ from safetensors.numpy import load_file
 import jaxconv
 from jaxconv.errors import RefusedError, SourceError
 from tests.support.tiny import tiny_checkpoint
+from tests.support.trees import as_tree
 
 TOKENS = ["no", "yes"]
-
-
-def as_tree(folder: Path) -> dict:
-    """A checkpoint's tensors as a tree with Flax leaves."""
-    tree: dict = {}
-    for name, array in load_file(folder / "model.safetensors").items():
-        *path, leaf = name.split(".")
-        if leaf == "weight" and array.ndim == 2:
-            leaf, array = ("embedding", array) if "embed" in name else ("kernel", array.T)
-        at = tree
-        for key in path:
-            at = at.setdefault(key, {})
-        at[leaf] = jnp.asarray(array)
-    return tree
 
 
 class Module(nnx.Module):
@@ -89,7 +75,7 @@ from pathlib import Path
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import jaxconv
-from tests.test_live import TOKENS, as_tree
+from tests.support.trees import as_tree
 source, output, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 assert len(jax.devices()) == 8
 mesh = jax.make_mesh((4, 2), ("fsdp", "tp"), axis_types=(getattr(AxisType, kind),) * 2)
@@ -97,7 +83,7 @@ def put(x):
     return jax.device_put(x, NamedSharding(mesh, P("fsdp", "tp") if x.ndim == 2 else P(None)))
 tree = jax.tree.map(put, as_tree(source))
 assert len(tree["lm_head"]["kernel"].sharding.device_set) == 8
-jaxconv.convert_params(tree, output, base=source, classifier_from_tokens=TOKENS)
+jaxconv.convert_params(tree, output, base=source, classifier_from_tokens=["no", "yes"])
 """
 
 

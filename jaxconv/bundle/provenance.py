@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,3 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
 def transform_json(plan: Plan) -> dict[str, Any]:
     """The logit transform as JSON."""
     return {"scale": plan.transform.scale, "bias": plan.transform.bias, "softcap": plan.transform.softcap}
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -50,6 +50,12 @@ def convert(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a former output."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Plan and compute the head, write nothing."),
     verify: bool = typer.Option(False, "--verify", help="Prove the result against the source before it is published."),
+    distributed: bool = typer.Option(
+        False, "--distributed", help="Started on every host of a pod: they share the work. OUTPUT on a file system all see."
+    ),
+    coordinator: Optional[str] = typer.Option(None, help="HOST:PORT of process 0, outside pods and clusters."),
+    num_processes: Optional[int] = typer.Option(None, help="How many processes, outside pods and clusters."),
+    process_id: Optional[int] = typer.Option(None, help="Which of them this is, from 0."),
     json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
     quiet: bool = typer.Option(False, "--quiet", help="No summary, no progress."),
 ) -> None:
@@ -85,15 +91,21 @@ def convert(
         overwrite=overwrite,
         dry_run=dry_run,
         verify=verify,
+        distributed=distributed,
+        coordinator=coordinator,
+        num_processes=num_processes,
+        process_id=process_id,
         progress=progress_line(quiet or json),
     )
     try:
         result = convert_as(preset=preset)
     except TokensUnknown as unknown:
-        answer = None if json or quiet else ask_preset(unknown.presets)
+        answer = None if json or quiet or distributed else ask_preset(unknown.presets)
         if answer is None:
             raise
         result = convert_as(preset=answer)
+    if result.process_id != 0:
+        return  # the first speaks for all
     if json:
         print_json(result.to_json())
     elif not quiet:

@@ -95,6 +95,16 @@ def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int) -> tuple[OutputFile
     )
 
 
+def assign(files: Sequence[OutputFile], processes: int) -> tuple[int, ...]:
+    """The process that writes each file: by bytes, largest first to whoever has least; the score file is the first's."""
+    owners, load = [0] * len(files), [0] * processes
+    for number in sorted(range(len(files)), key=lambda number: -files[number].nbytes):
+        if files[number].name != SCORE_FILE:
+            owners[number] = load.index(min(load))
+        load[owners[number]] += files[number].nbytes
+    return tuple(owners)
+
+
 def index_json(files: Sequence[OutputFile]) -> tuple[str, str] | None:
     """Name and text of the index for several files; None for the single `model.safetensors`."""
     if [file.name for file in files] == [SINGLE]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxconv.distributed import ALONE, Processes
 from jaxconv.errors import OutputError
 
 PROVENANCE = "jaxconv.json"  # what marks a folder as an output of ours
+VISIBLE_SECONDS = 5  # in which another host of a shared file system has to see a new folder
 
 
 def check_output(output: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
@@ -48,33 +52,62 @@ def _nearest_parent(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def staged_output(output: Path) -> Iterator[Path]:
+def staged_output(output: Path, processes: Processes = ALONE) -> Iterator[Path]:
     """A temporary folder that becomes `output` when the block ends well, and vanishes when it does not.
 
-    Folders made for it are removed again on failure. A former output is replaced as a whole.
+    The first process makes and publishes it; the others must see it. Folders made for it are removed again on
+    failure, once nobody writes any more. A former output is replaced as a whole.
     """
     target = output.resolve()
-    made = [parent for parent in target.parents if not parent.exists()]
+    made = [parent for parent in target.parents if not parent.exists()] if processes.rank == 0 else []
+    stage = _shared_stage(target, output, made, processes)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".jaxconv", dir=target.parent))
-    except OSError as error:
-        _remove_empty(made)
-        raise OutputError(f"output {output} cannot be made: {error.strerror} ({target.parent}).") from error
-    try:
+        _check_seen(stage, processes)
         yield stage
-        _publish(stage, target)
-    except OSError as error:
+        processes.check()
+        if processes.rank == 0:
+            _publish(stage, target)
+    except BaseException as error:
+        failure = _unwritten(output, error) if isinstance(error, OSError) else error
+        processes.stop(failure)
         shutil.rmtree(stage, ignore_errors=True)
         _remove_empty(made)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def _shared_stage(target: Path, output: Path, made: list[Path], processes: Processes) -> Path:
+    """The temporary folder beside the target, made by the first process and known to all."""
+    name = None
+    if processes.rank == 0:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            name = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".jaxconv", dir=target.parent)).name
+        except OSError as error:
+            _remove_empty(made)
+            raise OutputError(f"output {output} cannot be made: {error.strerror} ({target.parent}).") from error
+    return target.parent / str(processes.exchange(name)[0])
+
+
+def _check_seen(stage: Path, processes: Processes) -> None:
+    """Raises `OutputError` on every process when there is one that does not see the folder of the first."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not stage.is_dir() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    blind = [said for said in processes.exchange(None if stage.is_dir() else [socket.gethostname(), str(stage)]) if said]
+    if blind:
         raise OutputError(
-            f"writing {output} failed: {error.strerror or error}. Nothing was published; "
-            "free the space or name another folder, then run the same command."
-        ) from error
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        _remove_empty(made)
-        raise
+            f"host {blind[0][0]} does not see {blind[0][1]}, which process 0 made; expected an output on a file system that "
+            "all processes share, under the same path. Nothing was published; name such a folder."
+        )
+
+
+def _unwritten(output: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"writing {output} failed: {error.strerror or error}. Nothing was published; "
+        "free the space or name another folder, then run the same command."
+    )
 
 
 def _publish(stage: Path, target: Path) -> None:

@@ -1,0 +1,67 @@
+"""Several real processes on this machine that belong together, as the hosts of a pod do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended; `seconds` counts from the start of all."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def flags(rank: int, size: int, port: int) -> list[str]:
+    """The flags that name one of `size` processes."""
+    return [
+        "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(size), "--process-id", str(rank)
+    ]  # fmt: skip
+
+
+def run_together(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]] = (), timeout: float = 120
+) -> list[Ended]:
+    """Runs `python ARGUMENTS...` for each command at once and waits for all; whatever outlives the timeout is an error."""
+    started = time.monotonic()
+    running = []
+    for rank, command in enumerate(commands):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"} | (environments[rank] if environments else {})
+        pipe = subprocess.PIPE
+        running.append(
+            subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+        )
+    ended = {}
+    try:
+        while len(ended) < len(running):
+            assert time.monotonic() - started < timeout, f"of {len(running)} processes only {sorted(ended)} ended"
+            for rank, process in enumerate(running):
+                if rank not in ended and process.poll() is not None:
+                    ended[rank] = time.monotonic() - started
+            time.sleep(0.02)
+    finally:
+        for process in running:
+            process.kill()
+    said = [process.communicate() for process in running]
+    return [
+        Ended(process.returncode, out, err, ended[rank])
+        for rank, (process, (out, err)) in enumerate(zip(running, said, strict=True))
+    ]
