@@ -74,6 +74,7 @@ def verify(
     base: str | Path | None = None,
     layout: str | None = None,
     step: int | None = None,
+    adapter: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
@@ -89,7 +90,7 @@ def verify(
     """
     found = resolve(source, base=base, revision=revision, token=token, offline=offline)
     claims = Claims(preset, method, classifier_from_tokens, token_ids)
-    options = Options(layout=layout, step=step)
+    options = Options(layout=layout, step=step, adapter=adapter)
     return prove(
         found, Path(output).expanduser(), claims, options,
         pairs=pairs, backend=backend, device=device, tolerance=tolerance, structure_only=structure_only,
@@ -109,12 +110,12 @@ def prove(
     tolerance: float | None = None,
     structure_only: bool = False,
 ) -> Report:
-    """`verify` for a source that is resolved, or open, already; of `options` only layout and step count."""
+    """`verify` for a source that is resolved, or open, already; of `options` only layout, step and adapter count."""
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
     chosen: Pairs = read_pairs(pairs) if pairs is None or isinstance(pairs, str | Path) else tuple(pairs)
     output = read_output(folder)
-    model = read_model(source, Options(layout=options.layout, step=options.step), checkpoint)
+    model = read_model(source, Options(layout=options.layout, step=options.step, adapter=options.adapter), checkpoint)
     expected = expect(model, output, claims)
     structure = compare_tensors(model.checkpoint, output.tensors, expected.dtype)
     head = check_head(model, output, expected)
