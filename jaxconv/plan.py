@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from jaxconv.adapter import Adapter
     from jaxconv.checkpoint import Checkpoint, TensorRef
     from jaxconv.families import Family
 
@@ -108,6 +109,7 @@ class Plan:
     dtype: str | None = None  # safetensors dtype the backbone is cast to; None: as stored
     use_sep_token: bool = False
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    adapter: Adapter | None = None  # merged into the checkpoint
 
     @property
     def num_labels(self) -> int:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from jaxconv.adapter import Adapter, merge_adapter, read_adapter
 from jaxconv.bundle.config import read_json, stale_keys
 from jaxconv.bundle.template import prompt_for, render
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import HEAD, Family, check_backbone, family_for, find_lm_head, text_config
+from jaxconv.families import HEAD, Family, check_backbone, family_for, find_lm_head, text_config, tie_word_embeddings
 from jaxconv.layouts import to_hf
 from jaxconv.plan import METHODS, Activation, Affine, LmHead, LogitTransform, Method, Plan, Prompt, Source, Token
 from jaxconv.presets import Preset, for_architecture
@@ -34,6 +35,7 @@ class Options:
     token_ids: Sequence[int] | None = None
     layout: str | None = None
     step: int | None = None
+    adapter: str | Path | None = None
     dtype: str | None = None
     template: str | None = None  # the template's text
     activation: str = "auto"
@@ -56,6 +58,7 @@ class Model:
     family: Family
     lm_head: LmHead
     transform: LogitTransform
+    adapter: Adapter | None = None
 
 
 def read_model(source: Source, options: Options, found: Checkpoint | None = None) -> Model:
@@ -68,6 +71,9 @@ def read_model(source: Source, options: Options, found: Checkpoint | None = None
     found = found or open_checkpoint(source.weights, options.step)
     layout, checkpoint = to_hf(found, text_config(config), options.layout)
     backbone = set(check_backbone(checkpoint, family, text_config(config)))
+    adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
+    if adapter is not None:
+        checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
     lm_head = find_lm_head(checkpoint, family, config)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
     return Model(
@@ -79,6 +85,7 @@ def read_model(source: Source, options: Options, found: Checkpoint | None = None
         family=family,
         lm_head=lm_head,
         transform=dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None),
+        adapter=adapter,
     )
 
 
@@ -113,6 +120,7 @@ def make_plan(model: Model, options: Options) -> Plan:
         dtype=_dtype(options.dtype),
         use_sep_token=options.use_sep_token,
         warnings=_warnings(model, prompt, method, options),
+        adapter=model.adapter,
     )
 
 
@@ -133,6 +141,9 @@ def _warnings(model: Model, prompt: Prompt, method: Method, options: Options) ->
         warnings.append(_softcap(model.transform.softcap, method, options.allow_approximate))
     if stale_keys(model.config):
         warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(stale_keys(model.config))}.")
+    trained_on = model.adapter.base if model.adapter is not None else None
+    if trained_on and model.source.hub_id and trained_on.lower() != model.source.hub_id.lower():
+        warnings.append(f"the adapter was trained on {trained_on}, the source is {model.source.hub_id}.")
     if "auto_map" in model.config:
         warnings.append("auto_map of config.json is left out: it would load the source's remote code.")
     return tuple(warnings)

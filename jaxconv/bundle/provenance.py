@@ -22,6 +22,7 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
         "layout": plan.layout,
         "model_type": plan.family.model_type,
         "architecture": plan.family.target_architecture,
+        **adapter_json(plan),
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
         "logit_transform": transform_json(plan),
@@ -33,6 +34,14 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
         "head": {"sha256": head.rows_sha256, "num_labels": plan.num_labels},
         "warnings": list(plan.warnings),
     }
+
+
+def adapter_json(plan: Plan) -> dict[str, Any]:
+    """The adapter that was merged, if one was."""
+    adapter = plan.adapter
+    if adapter is None:
+        return {}
+    return {"adapter": {"name": adapter.path.name, "base": adapter.base, "sha256": adapter.sha256}}
 
 
 def transform_json(plan: Plan) -> dict[str, Any]:

@@ -5,8 +5,8 @@ A family is a row of `table.py`; nothing else has to change for a new one.
 
 from __future__ import annotations
 
-from jaxconv.families.check import HEAD, check_backbone, find_lm_head
+from jaxconv.families.check import HEAD, check_backbone, find_lm_head, tie_word_embeddings
 from jaxconv.families.family import Family, family_for, text_config
 from jaxconv.families.table import FAMILIES
 
-__all__ = ["FAMILIES", "HEAD", "Family", "check_backbone", "family_for", "find_lm_head", "text_config"]
+__all__ = ["FAMILIES", "HEAD", "Family", "check_backbone", "family_for", "find_lm_head", "text_config", "tie_word_embeddings"]

@@ -92,7 +92,7 @@ def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, An
     Raises `SourceError` for a head that is not there or of another shape, `RefusedError` when the config
     ties head and embedding and the file holds two that differ.
     """
-    tied, flag = _tied(family, config)
+    tied, flag = tie_word_embeddings(family, config)
     tensors, text = checkpoint.tensors, text_config(config)
     embedding, head = tensors.get(EMBEDDING), tensors.get(HEAD)
     if embedding is None:
@@ -112,7 +112,7 @@ def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, An
     return LmHead(head if head is not None else embedding, _bias(checkpoint, family, text), tied)
 
 
-def _tied(family: Family, config: Mapping[str, Any]) -> tuple[bool, str]:
+def tie_word_embeddings(family: Family, config: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether the head is the embedding, and what the config says of it, for messages."""
     key = "tie_word_embeddings"
     flags = [part[key] for part in (config, text_config(config)) if part.get(key) is not None]

@@ -73,6 +73,12 @@ def expect(model: Model, output: Output, claims: Claims) -> Expected:
         if not 0 <= index < model.lm_head.weight.shape[0]:
             raise UsageError(f"token id {index} is out of range: the LM head has {model.lm_head.weight.shape[0]} rows.")
     record = record or {}
+    merged = _object(record, "adapter").get("sha256")
+    given = model.adapter.sha256 if model.adapter is not None else None
+    if merged != given:
+        recorded_adapter = f"the adapter {_object(record, 'adapter').get('name')}" if merged else "no adapter"
+        other = "none was given; pass --adapter" if given is None else "another one was given"
+        findings.append(f"jaxconv.json records {recorded_adapter}, and {other}.")
     calibration = _object(record, "calibration")
     dtype = record.get("dtype")
     if dtype not in DTYPES:

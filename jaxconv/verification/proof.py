@@ -36,6 +36,7 @@ def verify(
     base: str | Path | None = None,
     layout: str | None = None,
     step: int | None = None,
+    adapter: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
@@ -55,7 +56,7 @@ def verify(
     place = None if report is None else prepare(Path(report).expanduser())
     found = resolve(source, base=base, revision=revision, token=token, offline=offline)
     claims = Claims(preset, method, classifier_from_tokens, token_ids)
-    options = Options(layout=layout, step=step)
+    options = Options(layout=layout, step=step, adapter=adapter)
     proved = prove(
         found, Path(output).expanduser(), claims, options,
         pairs=pairs, backend=backend, device=device, tolerance=tolerance, structure_only=structure_only,
@@ -80,7 +81,7 @@ def prove(
     structure_only: bool = False,
     against_vllm: str | None = None,
 ) -> Report:
-    """`verify` for a source that is resolved, or open, already; of `options` only layout and step count."""
+    """`verify` for a source that is resolved, or open, already; of `options` only layout, step and adapter count."""
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
     if against_vllm is not None and structure_only:
@@ -88,7 +89,7 @@ def prove(
     url = None if against_vllm is None else server_url(against_vllm)
     chosen: Pairs = read_pairs(pairs) if pairs is None or isinstance(pairs, str | Path) else tuple(pairs)
     output = read_output(folder)
-    model = read_model(source, Options(layout=options.layout, step=options.step), checkpoint)
+    model = read_model(source, Options(layout=options.layout, step=options.step, adapter=options.adapter), checkpoint)
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
         raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")

@@ -184,10 +184,9 @@ def _torch_logits(
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    if model.layout != "hf" or not isinstance(model.source.weights, Path):
-        raise UsageError(
-            f"transformers cannot load a source of layout {model.layout}; use --backend jax or --structure-only."
-        )
+    if model.layout != "hf" or not isinstance(model.source.weights, Path) or model.adapter is not None:
+        what = f"a source of layout {model.layout}" if model.adapter is None else "a source with an adapter"
+        raise UsageError(f"transformers cannot load {what}; use --backend jax or --structure-only.")
     place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
     config: Any = AutoConfig.from_pretrained(model.source.assets, trust_remote_code=False)

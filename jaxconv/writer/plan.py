@@ -67,7 +67,7 @@ def plan_files(
     for shard in checkpoint.shards:
         tensors = [checkpoint.tensors[name] for name in shard.tensors if name in kept]
         if tensors:
-            whole = len(tensors) == len(shard.tensors)
+            whole = len(tensors) == len(shard.tensors) and all(ref.extent is not None for ref in tensors)
             files.append(OutputFile(shard.path.name, tuple(tensors), shard.path if whole else None))
     if len(checkpoint.shards) == 1 and checkpoint.shards[0].path.name == SINGLE:
         only = files[0]
