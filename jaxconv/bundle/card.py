@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jaxconv.bundle.config import output_dtype
 from jaxconv.bundle.sentence_transformers import NAME, longest_prompt, special_tokens
 from jaxconv.plan import Plan
 from jaxconv.tokens import Vocabulary
@@ -26,7 +27,7 @@ row was computed in float32 from the stored LM-head rows and is stored as F32.
 ## Serve with vLLM
 
 ```bash
-vllm serve . --runner pooling --chat-template score_template.jinja
+{serve}
 ```
 
 {requests}
@@ -130,6 +131,7 @@ def card(plan: Plan) -> str:
         licence=licence(plan.source.assets),
         title=(source or plan.family.architecture).split("/")[-1],
         requests=RANKING if plan.num_labels == 1 else LABELS,
+        serve=serve_command(plan, "."),
         serving=_serving(plan),
         local=blocks,
         architecture=values["architecture"],
@@ -143,6 +145,13 @@ def card(plan: Plan) -> str:
         bias=plan.calibration.bias,
         notes="".join(notes),
     )
+
+
+def serve_command(plan: Plan, folder: str) -> str:
+    """The command that serves an output. vLLM would run a float32 checkpoint in float16, unless it is told not to."""
+    template = "score_template.jinja" if folder == "." else f"{folder}/score_template.jinja"
+    dtype = " --dtype float32" if output_dtype(plan) == "float32" else ""
+    return f"vllm serve {folder} --runner pooling{dtype} --chat-template {template}"
 
 
 def _score(plan: Plan) -> str:

@@ -38,10 +38,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return document
 
 
+def output_dtype(plan: Plan) -> str:
+    """The name of the backbone's dtype in the output."""
+    backbone = {name: ref for name, ref in plan.checkpoint.tensors.items() if not name.startswith("lm_head.")}
+    return NUMPY_NAMES[plan.dtype or dominant_dtype(backbone)]
+
+
 def output_config(plan: Plan, pad_token_id: int | None) -> dict[str, Any]:
     """The classifier's config."""
-    backbone = {name: ref for name, ref in plan.checkpoint.tensors.items() if not name.startswith("lm_head.")}
-    dtype = NUMPY_NAMES[plan.dtype or dominant_dtype(backbone)]
+    dtype = output_dtype(plan)
     labels = [f"LABEL_{number}" for number in range(plan.num_labels)]
     if plan.method == "no_post_processing" and plan.num_labels > 1:
         labels = [token.text for token in plan.tokens]

@@ -122,6 +122,8 @@ def _one(word: str, value: str | None, flag: str, alias: str | None) -> str:
 
 def summary(result: Any, copy_mode: str) -> str:
     """What was done, for people."""
+    from jaxconv.bundle.card import serve_command
+
     plan = result.plan
     tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
     order = " (false first, true second)" if len(plan.tokens) == 2 else ""
@@ -147,6 +149,5 @@ def summary(result: Any, copy_mode: str) -> str:
         lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
     lines += [f"warning     {warning}" for warning in plan.warnings]
     if result.output is not None:
-        serve = f"vllm serve {result.output} --runner pooling --chat-template {result.output}/score_template.jinja"
-        lines.append(f"serve       {serve}")
+        lines.append(f"serve       {serve_command(plan, str(result.output))}")
     return "\n".join(lines)

@@ -67,6 +67,14 @@ def test_a_family_that_transformers_cannot_load(tmp_path: Path) -> None:
     assert not (output / "additional_chat_templates").exists()
 
 
+def test_float32_is_served_as_float32(qwen3: Path, tmp_path: Path) -> None:
+    """vLLM runs a float32 checkpoint in float16 unless told otherwise: the card tells it, and only for float32."""
+    for dtype, flag in (("float32", True), ("bfloat16", False)):
+        output = tmp_path / dtype
+        jaxconv.convert(qwen3, output, classifier_from_tokens=["no", "yes"], dtype=dtype, backend="numpy")
+        assert ("vllm serve . --runner pooling --dtype float32 " in (output / "README.md").read_text()) is flag
+
+
 def test_several_labels_have_no_score_command(qwen3: Path, tmp_path: Path) -> None:
     """`jaxconv score` takes one label, so the card of three does not show it."""
     output = tmp_path / "output"
