@@ -76,8 +76,17 @@ def test_float32_is_served_as_float32(qwen3: Path, tmp_path: Path) -> None:
 
 
 def test_several_labels_have_no_score_command(qwen3: Path, tmp_path: Path) -> None:
-    """`jaxconv score` takes one label, so the card of three does not show it."""
+    """`jaxconv score`, `/score` and `/rerank` take one label: the card of three has none of them, but `/classify`."""
     output = tmp_path / "output"
     jaxconv.convert(qwen3, output, classifier_from_tokens=["no", "yes", "No"], method="no_post_processing", backend="numpy")
     text = (output / "README.md").read_text()
     assert "jaxconv score" not in text and "CrossEncoder" in text
+    assert "8000/classify" in text and "8000/score" not in text and "8000/rerank" not in text
+
+
+def test_what_vllm_0_33_does_with_the_saved_template(qwen3: Path, untied: Path, tmp_path: Path) -> None:
+    """Without special tokens it needs no flag; with BOS the card names it and says that vLLM refuses."""
+    for source, said in ((qwen3, "needs no `--chat-template`"), (untied, "This tokenizer adds `<s>`")):
+        output = tmp_path / source.parent.name
+        jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"], backend="numpy")
+        assert said in (output / "README.md").read_text()

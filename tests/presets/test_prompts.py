@@ -23,7 +23,7 @@ from jaxconv.bundle.sentence_transformers import TEMPLATE
 from jaxconv.presets import Preset, get, presets
 from jaxconv.scoring import Scorer
 from tests.support.authors import Encode, authors_code
-from tests.support.real_checkpoints import checkpoint_of
+from tests.support.real_checkpoints import architecture_of, checkpoint_of
 from tests.support.real_tokenizers import QWEN, tokenizer_folder
 
 CASES = {
@@ -75,12 +75,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Preset], tupl
 
     @cache
     def source(architecture: str) -> Path:
-        preset = next(preset for preset in CONVERTIBLE if preset.architectures[0] == architecture)
+        preset = next(preset for preset in CONVERTIBLE if architecture_of(preset) == architecture)
         return checkpoint_of(preset, folder / architecture)
 
     @cache
     def make(preset: Preset) -> tuple[Path, Path]:
-        made, output = source(preset.architectures[0]), folder / preset.name
+        made, output = source(architecture_of(preset)), folder / preset.name
         jaxconv.convert(made, output, preset=preset.name, backend="numpy", copy_mode="link")
         return made, output
 

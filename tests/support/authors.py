@@ -30,6 +30,18 @@ QWEN_SYSTEM = (
 QWEN_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 QWEN_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 
+PRISM_SYSTEM = "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+PRISM_TASK = """Judge if the document is relevant to the query. Reply "yes" or "no".
+On "yes", also emit:
+<contribution>One sentence covering every core point the document contributes to the query, without elaboration.\
+</contribution>
+<evidence>Self-contained rewrite of the query-relevant content. Rules:
+- Faithful: rephrase only; add or infer nothing.
+- Self-contained: evidence alone must fully answer the query.
+- Concise: drop query-irrelevant background.
+- Verbatim (no translation): proper nouns, terms, abbreviations, numbers, dates, code, URLs.
+- Output language: multilingual doc → query's language; else doc's language.</evidence>"""
+
 
 def qwen3_reranker(model: Path, max_length: int) -> Encode:
     """The card's `format_instruction` and `process_inputs`: prefix and suffix tokenised apart, the middle truncated."""
@@ -67,6 +79,20 @@ def zerank_2(model: Path, max_length: int) -> Encode:
             query = f"<query>{query}</query>\n<instruction>{instruction}</instruction>"
         messages = [{"role": "system", "content": query}, {"role": "user", "content": document}]
         text = tokenizer.apply_chat_template(messages, chat_template=turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text)["input_ids"])
+
+    return encode
+
+
+def prism(model: Path, max_length: int) -> Encode:
+    """The quickstart's `build_prompt`: one string with its own instruction, which a caller may replace."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def encode(query: str, document: str, instruction: str | None) -> list[int]:
+        text = (
+            f"<|im_start|>system\n{PRISM_SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {instruction or PRISM_TASK}\n"
+            f"<Query>: {query}\n<Document>: {document}{QWEN_SUFFIX}"
+        )
         return list(tokenizer(text)["input_ids"])
 
     return encode
@@ -170,6 +196,7 @@ def _unpadded(inputs: Any) -> list[int]:
 # The part of a preset's name that its authors' code serves.
 AUTHORS: dict[str, Callable[[Path, int], Encode]] = {
     "qwen3-reranker": qwen3_reranker,
+    "prism": prism,
     "mxbai-rerank": mxbai,
     "bge-reranker-v2-gemma": bge,
     "ctxl-rerank": ctxl,

@@ -35,6 +35,11 @@ def real_checkpoint(folder: Path, architecture: str, **settings: Any) -> Path:
     return folder
 
 
+def architecture_of(preset: Preset) -> str:
+    """The first of a preset's architectures that has a real tokenizer here (Qwen3.5's is in no package)."""
+    return next(name for name in preset.architectures if name in REAL)
+
+
 def checkpoint_of(preset: Preset, folder: Path) -> Path:
     """The checkpoint that stands in for a preset's model."""
-    return real_checkpoint(folder, preset.architectures[0], tie=True)
+    return real_checkpoint(folder, architecture_of(preset), tie=True)
