@@ -138,7 +138,7 @@ def test_standard_input_is_scored_as_a_file_is(folder: Path, many: Path, capsys:
     printed = capsys.readouterr()
     command = [sys.executable, "-m", "jaxconv", "score", str(folder), "--pairs", "-", "--backend", "jax"]
     with many.open("rb") as file:
-        piped = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=120, check=True)
+        piped = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=300, check=True)
     assert piped.stdout == printed.out and piped.stderr == printed.err == ""
     rows = [json.loads(line) for line in printed.out.splitlines()]
     assert [row["id"] for row in rows] == list(range(300))
@@ -177,9 +177,9 @@ def test_a_wrong_line_stops_before_any_work(
     assert main(["score", str(folder), "--pairs", str(path)]) == 2
     said = capsys.readouterr()
     assert says in said.err and said.out == ""
-    if says.startswith("line"):
+    if line == b"{":
         command = [sys.executable, "-m", "jaxconv", "score", str(folder), "--pairs", "-", "--backend", "torch"]
-        piped = subprocess.run(command, input=path.read_bytes(), capture_output=True, timeout=120, check=False)
+        piped = subprocess.run(command, input=path.read_bytes(), capture_output=True, timeout=300, check=False)
         assert piped.returncode == 2 and says in piped.stderr.decode()
         assert json.loads(piped.stdout)["document"] == "b"
 
@@ -218,7 +218,7 @@ def test_progress_is_for_terminals(folder: Path, many: Path) -> None:
 
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "jaxconv", "score", str(folder), "--pairs", str(many), "--backend", "jax"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=120, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=300, check=True)
     os.close(theirs)
     said = os.read(ours, 10000).decode()
     os.close(ours)
