@@ -60,8 +60,9 @@ def staged_output(output: Path, processes: Processes = ALONE) -> Iterator[Path]:
     """
     target = output.resolve()
     made = [parent for parent in target.parents if not parent.exists()] if processes.rank == 0 else []
-    stage = _shared_stage(target, output, made, processes)
+    stage = _new_stage(target, output, made) if processes.rank == 0 else None
     try:
+        stage = target.parent / processes.exchange(stage.name if stage else None)[0]
         _check_seen(stage, processes)
         yield stage
         processes.check()
@@ -70,24 +71,22 @@ def staged_output(output: Path, processes: Processes = ALONE) -> Iterator[Path]:
     except BaseException as error:
         failure = _unwritten(output, error) if isinstance(error, OSError) else error
         processes.stop(failure)
-        shutil.rmtree(stage, ignore_errors=True)
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
         _remove_empty(made)
         if failure is error:
             raise
         raise failure from error
 
 
-def _shared_stage(target: Path, output: Path, made: list[Path], processes: Processes) -> Path:
-    """The temporary folder beside the target, made by the first process and known to all."""
-    name = None
-    if processes.rank == 0:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            name = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".jaxconv", dir=target.parent)).name
-        except OSError as error:
-            _remove_empty(made)
-            raise OutputError(f"output {output} cannot be made: {error.strerror} ({target.parent}).") from error
-    return target.parent / str(processes.exchange(name)[0])
+def _new_stage(target: Path, output: Path, made: list[Path]) -> Path:
+    """A temporary folder beside the target."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".jaxconv", dir=target.parent))
+    except OSError as error:
+        _remove_empty(made)
+        raise OutputError(f"output {output} cannot be made: {error.strerror} ({target.parent}).") from error
 
 
 def _check_seen(stage: Path, processes: Processes) -> None:
