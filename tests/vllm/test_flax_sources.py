@@ -12,6 +12,7 @@ import jaxconv
 from examples.demo import PROMPT
 from examples.smollm2 import checkpoint
 from tests.foreign.test_smollm2 import _msgpack, _orbax, _tree
+from tests.support.vllm_server import served
 from tests.vllm.test_served import check_served
 
 pytestmark = pytest.mark.vllm
@@ -36,4 +37,5 @@ def test_smollm2(tmp_path: Path, write: Callable[[dict[str, Any], Path], None], 
         dtype=dtype,
         backend="jax",
     )
-    check_served(checkpoint(), tmp_path / "out", [2838, 9230], tmp_path / "log")
+    with served(tmp_path / "out", tmp_path / "log") as url:
+        check_served(checkpoint(), tmp_path / "out", [2838, 9230], url)
