@@ -1,10 +1,11 @@
 # Every target sets up what it needs; a fresh machine wants Python 3.11 and make.
 PYTHON ?= python3
+SECONDS ?= 60
 VENV := .venv
 VLLM_VENV := .venv-vllm
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo test-vllm bench
+.PHONY: test check demo test-vllm bench fuzz
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,3 +36,6 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.verification
 	$(VENV)/bin/python -m benchmarks.scoring
 	$(VENV)/bin/python -m benchmarks.flax_sources
+
+fuzz: $(STAMP)
+	$(VENV)/bin/python -m tests.fuzz --seconds $(SECONDS)

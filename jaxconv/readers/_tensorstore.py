@@ -13,6 +13,7 @@ from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef
 from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 
+MAX_PART = 255  # of a name between two slashes; longer ones are none on Linux
 BATCH = 64  # arrays that are opened at once
 RETRIES = 5  # of a request to a server; TensorStore's own 32 take a quarter of an hour
 
@@ -85,7 +86,8 @@ def require(where: Location) -> None:
 def check_inside(path: str, where: str) -> str:
     """The path, once it is known to stay in its folder. Raises `SourceError` for one that leaves it."""
     parts = path.split("/")
-    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+    odd = "\0" in path or "\\" in path or any(part in ("", ".", "..") or len(part) > MAX_PART for part in parts)
+    if odd:
         raise SourceError(
             f"{where} names the array {path[:200]!r}, which is no path inside the checkpoint. "
             "Do not use this checkpoint before you know where it comes from."
@@ -122,10 +124,10 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         import numpy as np
         import tensorstore
 
-        found = np.empty(view.shape, view.dtype.numpy_dtype)  # NumPy asks for huge pages, TensorStore's own read does not
         try:
+            found = np.empty(view.shape, view.dtype.numpy_dtype)  # in huge pages, unlike what TensorStore's read allots
             tensorstore.array(found).write(view).result()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
         return found
 

@@ -114,13 +114,18 @@ def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
     if database is None:
         database = location.read(MANIFEST) is not None
     driver = "zarr3" if document.get("use_zarr3") else "zarr"
-    return {path: _spec(location, ".".join(path), bool(database), driver) for path in keys}
+    # Older versions of Orbax store no chunk of zeros; where all are stored, one that is missing is lost.
+    fill = not document.get("store_array_data_equal_to_fill_value")
+    return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
 
 
-def _spec(location: Location, name: str, database: bool, driver: str) -> dict[str, Any]:
+def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> dict[str, Any]:
+    """TensorStore's spec of an array; `fill` takes chunks that are not there for zeros."""
     if database:
-        return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}}
-    return {"driver": driver, "kvstore": location.kvstore(f"{check_inside(name, str(location))}/")}
+        store: Any = {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}
+    else:
+        store = location.kvstore(f"{check_inside(name, str(location))}/")
+    return {"driver": driver, "kvstore": store, "fill_missing_data_reads": fill}
 
 
 def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:

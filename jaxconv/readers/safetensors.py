@@ -28,6 +28,7 @@ FORMAT = "safetensors"
 PRIORITY = 0
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_NAME = 255  # bytes; of a file, on Linux
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 
 
@@ -108,12 +109,19 @@ def read_weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f'{index} has no "weight_map" object; expected tensor names -> shard files.')
     for name, file in weight_map.items():
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file or "\0" in file:
+        if not isinstance(file, str) or not _is_plain(file):
             raise SourceError(
-                f"{index} maps {name} to {file!r}; expected a plain file name in the same folder. "
+                f"{index} maps {name[:200]} to {file!r:.200}; expected a plain file name in the same folder. "
                 "Do not use this checkpoint before you know where it comes from."
             )
     return weight_map
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be that of a file in the same folder."""
+    if name in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(name):
+        return False
+    return len(name.encode("utf-8", "replace")) <= MAX_NAME and name.isprintable()
 
 
 def read_shard(path: Path) -> Shard:

@@ -140,7 +140,7 @@ def test_hostile_metadata(tmp_path: Path, saved: Path, text: str) -> None:
         open_checkpoint(path)
 
 
-@pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "a/../../b", "..", "a\\b"])
+@pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "a/../../b", "..", "a\\b", "a" * 300])
 def test_paths_stay_inside(tmp_path: Path, folders: Path, key: str) -> None:
     """A name that leaves the folder of an array-per-folder checkpoint is refused."""
     path = shutil.copytree(folders, tmp_path / "copy")
@@ -175,3 +175,13 @@ def test_flipped_bytes_are_errors_or_values(tmp_path: Path, saved: Path, data: s
         pass
     finally:
         shutil.rmtree(path)
+
+
+def test_a_lost_chunk_is_found(tmp_path: Path, folders: Path) -> None:
+    """Where Orbax says that it stored chunks of zeros too, one that is missing is no zeros but an error; else it is zeros."""
+    path = shutil.copytree(folders, tmp_path / "copy")
+    (path / "model.a" / "0.0").unlink()
+    with pytest.raises(SourceError, match=r"model\.a cannot be read"):
+        open_checkpoint(path).tensors["model.a"].read()
+    _metadata(path, lambda document: document.pop("store_array_data_equal_to_fill_value") and None)
+    assert not open_checkpoint(path).tensors["model.a"].read().any()

@@ -93,3 +93,11 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SourceError, match=r"pip install 'jaxconv\[torch\]'"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["x" * 300, "a\ud800", "../x"])
+def test_file_names_of_an_index_are_checked(tmp_path: Path, file: str) -> None:
+    """Names too long for a file, that no file system takes, or that lead elsewhere are an error of the index."""
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    with pytest.raises(SourceError, match="plain file name"):
+        open_checkpoint(tmp_path)

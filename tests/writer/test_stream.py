@@ -11,7 +11,8 @@ import pytest
 from safetensors import safe_open
 
 from jaxconv.checkpoint import DTYPE_BITS, NUMPY_NAMES, numpy_dtype
-from jaxconv.writer import OutputFile, stream, write_file
+from jaxconv.writer import OutputFile, stream
+from jaxconv.writer.stream import write_file
 from tests.support.refs import array_ref
 
 SHAPES = [(1, 1), (3, 700), (700, 3), (513, 65), (1030, 257), (0, 4)]

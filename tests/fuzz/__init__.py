@@ -1,0 +1,1 @@
+"""Damaged checkpoints by the thousand: `make fuzz SECONDS=60`."""
