@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+TOKENS = ["--classifier-from-tokens", '["no","yes"]']
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,18 @@ def run_together(
         Ended(process.returncode, out, err, ended[rank])
         for rank, (process, (out, err)) in enumerate(zip(running, said, strict=True))
     ]
+
+
+def same_tree(one: Path, other: Path) -> bool:
+    """Whether two folders have the same files with the same bytes."""
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*"))
+    assert len(names) > 5 and names == sorted(str(path.relative_to(other)) for path in other.rglob("*"))
+    files = [name for name in names if (one / name).is_file()]
+    return filecmp.cmpfiles(one, other, files, shallow=False) == (files, [], [])
+
+
+def convert_together(size: int, source: Path, output: Path, *more: str) -> list[Ended]:
+    """`jaxconv convert` in `size` processes."""
+    port = free_port()
+    command = ["-m", "jaxconv", "convert", str(source), str(output), *TOKENS, *more]
+    return run_together([[*command, *flags(rank, size, port)] for rank in range(size)])

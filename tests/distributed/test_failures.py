@@ -1,0 +1,120 @@
+"""One process that fails, dies, or has another source: an error on all of them, and nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import TOKENS, flags, free_port, run_together
+from tests.support.tiny import tiny_checkpoint
+
+HARM = """
+import os, sys, time
+import jaxconv.conversion as conversion
+import jaxconv.writer.share as share
+from jaxconv.cli import main
+rank, victim, harm = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
+real = share.write_file
+def write_file(file, folder, copy_mode, advance):
+    done = real(file, folder, copy_mode, advance)
+    if rank == victim:
+        if harm == "SIGKILL":
+            os.kill(os.getpid(), 9)
+        raise OSError(28, "No space left on device")
+    for _ in range(600):  # the others have five minutes' work on each file
+        time.sleep(0.5)
+        advance(0)
+    return done
+share.write_file = write_file
+if rank == victim and harm == "SIGKILL before":
+    conversion.staged_output = lambda *_: os.kill(os.getpid(), 9)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("victim", "harm"), [(0, "SIGKILL"), (2, "SIGKILL"), (1, "SIGKILL before"), (0, "full disk"), (1, "full disk")]
+)
+def test_one_failure_ends_all(untied: Path, tmp_path: Path, victim: int, harm: str) -> None:
+    """A process that is killed, or fails, before or after its first file: the others stop at work and say which it was."""
+    port, size = free_port(), 3
+    command = ["convert", str(untied), str(tmp_path / "new" / "out"), *TOKENS, "--backend", "numpy"]
+    ended = run_together(
+        [["-c", HARM, str(rank), str(victim), harm, *command, *flags(rank, size, port)] for rank in range(size)]
+    )
+    assert ended[victim].code == (1 if harm == "full disk" else -9)
+    for rank in {0, 1, 2} - {victim}:
+        assert ended[rank].code == 1, ended[rank]
+        assert f"process {victim} on {socket.gethostname()}" in ended[rank].err and "Traceback" not in ended[rank].err
+    # Folders above the output are removed by the first process, which made them.
+    assert [path for path in tmp_path.rglob("*") if path.name != "new"] == []
+    assert (tmp_path / "new").exists() == (victim == 0 and harm == "SIGKILL")
+
+
+def wrong_sources(untied: Path, folder: Path, wrong: str) -> Path:
+    """A source that is not that of the first process."""
+    place = folder / "other" / untied.name
+    if wrong == "values":
+        return tiny_checkpoint(place, "llama", tie=False, shards=3, seed=1)
+    other = shutil.copytree(untied, place)
+    if wrong == "absent":
+        shutil.rmtree(other)
+    if wrong == "config":
+        config = json.loads((other / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0}))
+    if wrong == "backbone":
+        shard = other / "model-00002-of-00004.safetensors"
+        data = bytearray(shard.read_bytes())
+        data[-2000:] = bytes(2000)
+        shard.write_bytes(data)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("absent", "does not exist"),
+        ("values", "process 1 on HOST has another set of weights than process 0 on HOST"),
+        ("backbone", "process 1 on HOST has another set of weights than process 0 on HOST"),
+        ("config", "process 1 on HOST has another config.json than process 0 on HOST"),
+    ],
+)
+def test_another_source_on_one_host(untied: Path, tmp_path: Path, wrong: str, says: str) -> None:
+    """What one process finds otherwise than the first is an error of both that says what and where."""
+    port = free_port()
+    places = [untied, wrong_sources(untied, tmp_path, wrong)]
+    (tmp_path / "at").mkdir()
+    ended = run_together(
+        [
+            ["-m", "jaxconv", "convert", str(places[rank]), str(tmp_path / "at" / "out"), *TOKENS, "--backend", "numpy",
+             *flags(rank, 2, port)]
+            for rank in range(2)
+        ]
+    )  # fmt: skip
+    for process in ended:
+        assert process.code == 1 and process.out == "", process
+        assert says.replace("HOST", socket.gethostname()) in process.err and "Traceback" not in process.err
+    assert not os.listdir(tmp_path / "at")
+
+
+def test_an_output_that_one_host_does_not_see(untied: Path, tmp_path: Path) -> None:
+    """Folders of the same name that are not the same are found out before anything is written."""
+    port = free_port()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    ended = run_together(
+        [
+            ["-m", "jaxconv", "convert", str(untied), str(tmp_path / "ab"[rank] / "out"), *TOKENS, "--backend", "numpy",
+             *flags(rank, 2, port)]
+            for rank in range(2)
+        ]
+    )  # fmt: skip
+    for process in ended:
+        assert process.code == 1
+        assert f"host {socket.gethostname()} does not see {tmp_path / 'b'}/.out." in process.err
+    assert not os.listdir(tmp_path / "a") and not os.listdir(tmp_path / "b")
