@@ -166,6 +166,18 @@ def test_both_spellings_of_rope_are_one() -> None:
     assert (older.kind, older.theta, older.dim) == (newer.kind, newer.theta, newer.dim) == ("yarn", 5e5, 8)
 
 
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_windows_without_layer_types_are_transformers(kind: str, windowed: bool) -> None:
+    """An older config.json does not list its layers; which of them slide is what transformers makes of it."""
+    flags = {"use_sliding_window": windowed, "sliding_window": 4, "max_window_layers": 3, "num_hidden_layers": 8}
+    config = AutoConfig.for_model(kind, **SIZES | flags)
+    older = {key: value for key, value in config.to_dict().items() if key != "layer_types"} | flags
+    slides = [window == 4 for window in decoder_config(older).windows]
+    assert slides == [layer == "sliding_attention" for layer in config.layer_types]
+    assert any(slides) == (windowed or "gemma" in kind)
+
+
 def test_unknown_family_names_the_way_out() -> None:
     """A family without a JAX model is a usage error that names the torch backend."""
     with pytest.raises(UsageError, match=r"gpt2.*--backend torch"):
