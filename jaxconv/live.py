@@ -112,9 +112,17 @@ def _ref(name: str, array: Any) -> TensorRef:
 
 def _on_host(array: Any) -> Array:
     """The whole array; if it is spread over processes, all of them have to ask for it."""
+    import jax
     import numpy as np
 
-    return gather(array) if _is_spread(array) else np.asarray(array)
+    if _is_spread(array):
+        return gather(array)
+    if isinstance(array, jax.Array):
+        # JAX keeps an array's host copy as long as the array lives, which would be the whole model in the end: another
+        # array over the same buffers takes its copy with it.
+        buffers = [shard.data for shard in array.addressable_shards]
+        array = jax.make_array_from_single_device_arrays(array.shape, array.sharding, buffers)
+    return np.asarray(array)
 
 
 def _is_spread(array: Any) -> bool:

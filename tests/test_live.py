@@ -84,12 +84,17 @@ def put(x):
 tree = jax.tree.map(put, as_tree(source))
 assert len(tree["lm_head"]["kernel"].sharding.device_set) == 8
 jaxconv.convert_params(tree, output, base=source, classifier_from_tokens=["no", "yes"])
+kept = [x.shape for x in jax.tree.leaves(tree) if x._npy_value is not None]
+assert not kept, f"JAX keeps host copies of {kept}"
 """
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_sharded_over_eight_devices(tmp_path: Path, kind: str) -> None:
-    """Arrays over a mesh of eight simulated devices, with automatic and explicit axes, give the single device's bytes."""
+    """Arrays over a mesh of eight simulated devices, with automatic and explicit axes, give the single device's bytes.
+
+    And no array keeps its copy on the host, which together would be the whole model.
+    """
     source = tiny_checkpoint(tmp_path / "source", "llama", tie=False)
     jaxconv.convert(source, tmp_path / "a", classifier_from_tokens=TOKENS, backend="jax")
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
