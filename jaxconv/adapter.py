@@ -37,7 +37,9 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "trainable_token_indices": (None, [], {}),
     "target_parameters": (None, []),
     "alora_invocation_tokens": (None, []),
-    "megatron_config": (None,),
+    "use_qalora": (None, False),
+    "use_bdlora": (None, False),
+    **{f"{kind}_config": (None,) for kind in ("megatron", "arrow", "kasa", "velora", "monteclora", "lora_ga")},
     # pissa, olora, corda and others subtract their start from the base when they are loaded
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
 }
