@@ -111,7 +111,7 @@ def _translated(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(_hub_message(repo, revision, error)) from error
     except HFValidationError as error:
         raise SourceError(f"{repo} is neither a folder nor a hub id: {error}") from error
-    except Exception as error:
+    except Exception as error:  # the HTTP client, and so its errors, change with huggingface_hub
         clients = ("httpx", "httpx2", "requests", "httpcore", "httpcore2")
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in clients:
             raise

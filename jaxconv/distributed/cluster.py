@@ -22,7 +22,7 @@ def find_cluster() -> tuple[str, int, int]:
         ) from error
     try:
         found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, SECONDS)
-    except Exception as error:
+    except Exception as error:  # every kind of cluster has a finder with errors of its own
         raise UsageError(
             f"--distributed cannot tell the processes of this cluster: {type(error).__name__}: {error}. "
             "Pass --coordinator HOST:PORT --num-processes N --process-id I."
