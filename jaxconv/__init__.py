@@ -9,25 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxconv.errors import JaxconvError
+from jaxconv.version import __version__
 
 if TYPE_CHECKING:
-    from jaxconv.conversion import ConversionResult, convert, inspect
+    from jaxconv.conversion import ConversionResult, convert
+    from jaxconv.inspection import inspect
     from jaxconv.live import convert_params
     from jaxconv.scoring import load
     from jaxconv.verification import verify
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "ConversionResult": "jaxconv.conversion",
     "convert": "jaxconv.conversion",
     "convert_params": "jaxconv.live",
-    "inspect": "jaxconv.conversion",
+    "inspect": "jaxconv.inspection",
     "load": "jaxconv.scoring",
     "verify": "jaxconv.verification",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "convert", "convert_params", "inspect", "load", "verify"]
+__all__ = ["ConversionResult", "JaxconvError", "__version__", "convert", "convert_params", "inspect", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ utils/save_and_load.py. An adapter that this formula does not describe is refuse
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import RefusedError, SourceError
+from jaxconv.json_files import read_json
 from jaxconv.readers.safetensors import read_shard
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -89,12 +89,9 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"--adapter {path.parent}: {path.name} cannot be read ({error}); expected a PEFT adapter."
-        ) from None
+    config = read_json(path)
+    if config is None:
+        raise SourceError(f"--adapter {path.parent} has no {path.name}; expected the directory of a PEFT adapter.")
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise RefusedError(f"{path} is of type {found}; expected LORA. Merge it with PEFT (merge_and_unload) first.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -106,6 +106,14 @@ def sample(ref: TensorRef) -> bytes:
     with ref.extent.path.open("rb") as file:
         file.seek(ref.extent.offset + ref.extent.length // 2)
         return file.read(min(64, ref.extent.length - ref.extent.length // 2))
+
+
+def dominant_dtype(tensors: Iterable[TensorRef]) -> str:
+    """The safetensors dtype name that most bytes of the tensors have."""
+    sizes: dict[str, int] = {}
+    for ref in tensors:
+        sizes[ref.dtype] = sizes.get(ref.dtype, 0) + math.prod(ref.shape) * DTYPE_BITS[ref.dtype]
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 @dataclass(frozen=True, slots=True)

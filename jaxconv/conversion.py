@@ -1,78 +1,119 @@
-"""The one file that knows all stages: source -> plan -> head -> files -> bundle -> published output."""
+"""The one file that knows all stages, read top to bottom: source -> model -> plan -> head -> files -> published output."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxconv.arguments import checked
 from jaxconv.backends import get_backend
-from jaxconv.bundle import write_bundle
-from jaxconv.bundle.config import read_json
-from jaxconv.bundle.provenance import provenance
-from jaxconv.bundle.template import render
-from jaxconv.bundle.tokenizer import PadToken, find_pad_token
+from jaxconv.bundle import PROVENANCE, files
+from jaxconv.bundle.provenance import provenance, with_hashes
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, sample
 from jaxconv.distributed import ALONE, Processes, agree, join
-from jaxconv.errors import RefusedError, TokenError, UsageError, VerificationError
+from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
-from jaxconv.hub import is_offline, read_headers
-from jaxconv.plan import Plan, Source
-from jaxconv.planning import UNDECIDED, Options, describe, make_plan, read_model, read_template
-from jaxconv.sources import max_shard_bytes, resolve
-from jaxconv.tokens import Vocabulary
-from jaxconv.writer import OutputFile, Written, index_json, plan_files, staged_output, write_share
+from jaxconv.inspection import describe_plan
+from jaxconv.json_files import dump_json
+from jaxconv.model import ReadOptions, read_config, read_model
+from jaxconv.plan import Plan, PlanOptions, make_plan
+from jaxconv.prompt import read_template
+from jaxconv.sources import Source, resolve
+from jaxconv.sources.hub import HubAccess
+from jaxconv.writer import OutputFile, plan_files, staged_output, write_files, write_share
+from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.publish import check_output
 from jaxconv.writer.share import Progress
 
 if TYPE_CHECKING:
     from jaxconv.verification import Report
 
-COPY_MODES = ("copy", "link", "reflink")
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a conversion was asked to do, beside its source and output."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
+    backend: str = "auto"
+    device: str = "auto"
+    dry_run: bool = False
+    verify: bool = False
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """What a conversion did. `output` is None after a dry run."""
+    """What a conversion did.
+
+    Attributes:
+        output: The output directory; None after a dry run.
+        plan: Every decision.
+        backend: The backend that computed the head.
+        device: The device that computed the head.
+        files: Weight file -> "link", "reflink", "copy" or "write"; "planned" after a dry run.
+        nbytes: Bytes of tensor data of the output.
+        seconds: How long the conversion took.
+        report: The proof, if `verify` was asked for.
+        process_id: Which of several processes this is; the first proves and reports.
+    """
 
     output: Path | None
     plan: Plan
     backend: str
     device: str
-    files: dict[str, str]  # file -> link, reflink, copy or write, by whichever process
+    files: Mapping[str, str]
     nbytes: int
     seconds: float
-    pad_token: PadToken | None
-    report: Report | None = None  # of --verify
-    process_id: int = 0  # of several; the first proves and reports
+    report: Report | None = None
+    process_id: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The result as `jaxconv convert --json` prints it."""
         return {
-            **describe(self.plan),
+            **describe_plan(self.plan),
             "output": str(self.output) if self.output else None,
             "backend": self.backend,
             "device": self.device,
             "num_labels": self.plan.num_labels,
             "activation": self.plan.activation,
-            "files": self.files,
+            "files": dict(self.files),
             "output_bytes": self.nbytes,
             "seconds": round(self.seconds, 3),
             **({} if self.report is None else {"verification": self.report.to_json()}),
         }
 
 
+@checked
 def convert(
     source: str | Path,
     output: str | Path,
     *,
+    preset: str | None = None,
+    method: str | None = None,
+    classifier_from_tokens: Sequence[str] | None = None,
+    token_ids: Sequence[int] | None = None,
+    use_sep_token: bool = False,
     backend: str = "auto",
     device: str = "auto",
     base: str | Path | None = None,
+    layout: str | None = None,
+    step: int | None = None,
+    adapter: str | Path | None = None,
+    dtype: str | None = None,
     template: str | Path | None = None,
+    activation: str = "auto",
+    calibrate: bool = False,
+    scale: float = 1.0,
+    bias: float = 0.0,
     copy_mode: str = "copy",
     max_shard_size: str = "5GB",
+    allow_approximate: bool = False,
     hash: bool = False,
     revision: str | None = None,
     token: str | None = None,
@@ -85,192 +126,160 @@ def convert(
     num_processes: int | None = None,
     process_id: int | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> ConversionResult:
-    """Converts a causal-LM reranker into the classifier directory `output`.
+    """Converts a causal-LM reranker into a sequence classifier.
 
-    `options` are the fields of `planning.Options` (preset, method, classifier_from_tokens, token_ids, ...).
-    `verify` proves the result before it is published, and raises `VerificationError` when that fails.
-    `distributed` shares the work between processes that make the same call (see `distributed.join`).
-    Raises a `JaxconvError`; then nothing is left at `output`.
+    Args:
+        source: A directory, a hub id, or the URI of an Orbax checkpoint.
+        output: The directory to create.
+        preset: A known reranker (see `jaxconv presets`); found from the source if None.
+        method: "from_2_way_softmax" (true row minus false row) or "no_post_processing" (the rows themselves); by default
+            the preset's, else the former for two tokens.
+        classifier_from_tokens: The answers as vocabulary pieces, false first.
+        token_ids: The answers as token ids instead, false first.
+        use_sep_token: The value of `use_sep_token` and `use_pad_token` in config.json.
+        backend: What computes the head: "auto", "jax", "torch" or "numpy".
+        device: Where: "auto", "cpu", "gpu" or "tpu".
+        base: A model whose config and tokenizer are used, for sources that hold only weights.
+        layout: The layout of the tensor names; detected if None.
+        step: The step of a checkpoint manager's root; the newest if None.
+        adapter: The directory of a PEFT LoRA adapter to merge.
+        dtype: Cast the backbone to "float32", "bfloat16" or "float16"; as stored if None.
+        template: The Jinja file of the prompt (variables `query`, `document`, `instruction`).
+        activation: What consumers apply to the logit: "auto", "sigmoid" or "identity".
+        calibrate: Fold the preset's calibration into the head.
+        scale: score = scale * logit + bias, folded into the head.
+        bias: score = scale * logit + bias, folded into the head.
+        copy_mode: "copy", "link" or "reflink" for shards that need no change.
+        max_shard_size: The shard size of sources that must be rewritten, like "5GB".
+        allow_approximate: Allow conversions that keep the ranking but not the exact scores.
+        hash: Record the sha256 of every file of the output.
+        revision: Branch, tag or commit on the hub.
+        token: Hub token.
+        offline: Use only the hub's cache.
+        overwrite: Replace a former output.
+        dry_run: Plan and compute the head, write nothing.
+        verify: Prove the result against the source before it is published.
+        distributed: Share the work with processes that make the same call.
+        coordinator: HOST:PORT of process 0, outside pods and clusters.
+        num_processes: How many processes there are, outside pods and clusters.
+        process_id: Which of them this is, from 0.
+        progress: Called with the bytes done and the bytes in all.
+
+    Returns:
+        What was decided and done.
+
+    Raises:
+        JaxconvError: The conversion was refused or failed; nothing is left at `output`. `UsageError` for a wrong
+            argument, `SourceError` for a source that is missing or damaged, `TokenError` for answers that are not
+            tokens, `RefusedError` for what would not be exact, `OutputError` for an output that cannot be written,
+            `VerificationError` if `verify` failed.
+
+    Example:
+        >>> jaxconv.convert("./my-reranker", "out", classifier_from_tokens=["no", "yes"], backend="jax")
     """
+    request = Request(
+        ReadOptions(layout, step, adapter),
+        PlanOptions(
+            preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
+            template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,
+            allow_approximate=allow_approximate, use_sep_token=use_sep_token,
+        ),
+        WriteOptions(copy_mode, max_shard_size, hash, overwrite),
+        backend, device, dry_run, verify, progress,
+    )  # fmt: skip
     with join(distributed, coordinator, num_processes, process_id) as processes:
-        return convert_found(
-            resolve(source, base=base, revision=revision, token=token, offline=offline),
-            None,
-            output,
-            Options(template=read_template(template), **options),
-            backend=backend,
-            device=device,
-            copy_mode=copy_mode,
-            max_shard_size=max_shard_size,
-            hash=hash,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            verify=verify,
-            progress=progress,
-            processes=processes,
-        )
+        located = resolve(source, base=base, access=HubAccess(revision, token, offline))
+        return convert_resolved(located, output, request, processes=processes)
 
 
-def convert_found(
-    found: Source,
-    checkpoint: Checkpoint | None,
+def convert_resolved(
+    source: Source,
     output: str | Path,
-    chosen: Options,
-    *,
-    backend: str,
-    device: str = "auto",
-    copy_mode: str = "copy",
-    max_shard_size: str = "5GB",
-    hash: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    verify: bool = False,
-    progress: Progress | None = None,
+    request: Request,
+    opened: Checkpoint | None = None,
     processes: Processes = ALONE,
 ) -> ConversionResult:
-    """Converts a source that has been found, or a checkpoint that is open already. As `convert` otherwise."""
+    """Like `convert`, for a resolved source or an open checkpoint."""
     started = time.monotonic()
-    if copy_mode not in COPY_MODES:
-        raise UsageError(f"--copy-mode {copy_mode!r} is unknown; expected one of: {', '.join(COPY_MODES)}.")
-    shard_bytes = max_shard_bytes(max_shard_size)
     target = Path(output).expanduser()
-    folders = tuple(path for path in (found.weights, found.assets) if isinstance(path, Path))
-    check_output(target, folders, overwrite)
-    config = read_json(found.assets / "config.json", "the model's configuration")
-    agree(processes, lambda: {"option": (chosen, copy_mode, shard_bytes, hash, dry_run, verify), "config.json": config})
-    arithmetic = get_backend(backend, device)
-    plan = make_plan(read_model(found, chosen, checkpoint), chosen)
-    head = compute_head(*read_head_rows(plan.lm_head, plan.tokens), plan.method, plan.transform, plan.calibration, arithmetic)
-    files = plan_files(
-        plan.checkpoint,
-        tuple(plan.checkpoint.tensors),
-        score_tensors(head),
-        dtype=plan.dtype,
-        keep_files=copy_mode != "copy",
-        max_shard_bytes=shard_bytes,
-    )
-    pad = _pad_token(plan)
-    agree(processes, lambda: _facts(plan, head, files, pad))
+    check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
+    agree(processes, lambda: {"option": _comparable(request), "config.json": read_config(source)})
+    backend = get_backend(request.backend, request.device)
+    plan = make_plan(read_model(source, request.read, opened), request.plan)
+    rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
+    head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
+    weights = plan_files(plan.model.checkpoint, score_tensors(head), plan.dtype, request.write)
+    others = files(plan, head, weights)
+    agree(processes, lambda: _facts(plan, head, weights))
     done: dict[str, str] = {}
     report = None
-    if not dry_run:
-        with staged_output(target, processes) as stage:
-            written = write_share(files, stage, processes, copy_mode=copy_mode, hash=hash, progress=progress)
+    if not request.dry_run:
+        with staged_output(target, request.write, processes) as stage:
+            written = write_share(weights, stage, processes, options=request.write, progress=request.progress)
             done = {name: file.how for name, file in written.items()}
             if processes.rank == 0:
-                _write_rest(plan, head, files, stage, written, pad)
-                if verify:
-                    report = _prove(plan, stage, chosen, checkpoint, backend=backend, device=device)
+                hashes = {name: file.sha256 for name, file in written.items() if file.sha256 is not None}
+                write_files(_hashed(plan, head, others, hashes) if request.write.hash else others, stage)
+                if request.verify:
+                    report = _prove(plan, stage, request, opened)
     return ConversionResult(
-        output=None if dry_run else target,
+        output=None if request.dry_run else target,
         plan=plan,
-        backend=arithmetic.name,
-        device=arithmetic.device,
-        files=done or {file.name: "planned" for file in files},
-        nbytes=sum(file.nbytes for file in files),
+        backend=backend.name,
+        device=backend.device,
+        files=done or {file.name: "planned" for file in weights},
+        nbytes=sum(file.nbytes for file in weights),
         seconds=time.monotonic() - started,
-        pad_token=pad,
         report=report,
         process_id=processes.rank,
     )
 
 
-def _facts(plan: Plan, head: ScoreHead, files: tuple[OutputFile, ...], pad: PadToken | None) -> dict[str, object]:
+def _comparable(request: Request) -> tuple[object, ...]:
+    """What must be the same in every process."""
+    return request.read, request.plan, request.write, request.dry_run, request.verify
+
+
+def _facts(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[str, object]:
     """What processes must have found alike for their files to be those of one conversion."""
+    model = plan.model
+    bias = b"" if head.bias is None else head.bias.tobytes()
     return {
-        "source": (plan.source.revision, plan.format, plan.layout, Path(plan.checkpoint.path).name),
-        "set of tensors": [(file.name, ref.name, ref.dtype, ref.shape) for file in files for ref in file.tensors],
-        "set of weights": [sample(ref) for ref in plan.checkpoint.tensors.values()],
-        "score head": (plan.tokens, head.rows_sha256, head.weight.tobytes(), head.bias is None or head.bias.tobytes(), pad),
+        "source": (model.source.revision, model.format, model.layout, Path(model.checkpoint.path).name),
+        "set of tensors": [(file.name, ref.name, ref.dtype, ref.shape) for file in weights for ref in file.tensors],
+        "set of weights": [sample(ref) for ref in model.checkpoint.tensors.values()],
+        "score head": (plan.tokens, head.rows_sha256, head.weight.tobytes(), bias, plan.pad_token),
     }
 
 
-def _write_rest(
-    plan: Plan, head: ScoreHead, files: tuple[OutputFile, ...], stage: Path, written: dict[str, Written], pad: PadToken | None
-) -> None:
-    """Everything that is not weights."""
-    index = index_json(files)
-    if index is not None:
-        (stage / index[0]).write_text(index[1], encoding="utf-8")
-    record = provenance(plan, head)
-    hashes = {name: file.sha256 for name, file in sorted(written.items()) if file.sha256 is not None}
-    if hashes:
-        record["sha256"] = hashes
-    write_bundle(plan, stage, record, pad)
+def _hashed(plan: Plan, head: ScoreHead, others: Mapping[str, bytes], weights: Mapping[str, str]) -> dict[str, bytes]:
+    """The files that are not weights, with the sha256 of every other file in the provenance."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in others.items() if name != PROVENANCE}
+    record = with_hashes(provenance(plan, head), {**hashes, **weights})
+    return {name: dump_json(record) if name == PROVENANCE else content for name, content in others.items()}
 
 
-def _prove(plan: Plan, stage: Path, options: Options, checkpoint: Checkpoint | None, *, backend: str, device: str) -> Report:
-    """The proof of what lies in `stage`. Raises `VerificationError` with what was found."""
+def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None) -> Report:
+    """The proof of what lies in `stage`. Raises `VerificationError` with the findings."""
     from jaxconv.verification import Claims, prove
 
     claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
-    runs = backend if backend in ("jax", "torch") else "auto"  # NumPy runs no model
-    report = prove(plan.source, stage, claims, options, checkpoint, backend=runs, device=device)
+    backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
+    report = prove(plan.model.source, stage, claims, request.read, opened, backend=backend, device=request.device)
     if not report.passed:
         raise VerificationError(
-            f"the result is not its source, and nothing was published: {' '.join(report.findings)} "
+            f"the result differs from its source, and nothing was published: {' '.join(report.findings)} "
             "Run the same command again; if it fails once more, report it."
         )
     return report
 
 
-def _pad_token(plan: Plan) -> PadToken | None:
-    vocabulary = Vocabulary(plan.source.assets)
-    prompt = render(plan.prompt.template, "query", "document", plan.prompt.instruction)
-    encoded = vocabulary.encode(prompt) if plan.prompt.known else []
-    return find_pad_token(plan.source.assets, vocabulary, encoded[-1].id if encoded else None)
-
-
 def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
-    """`score.weight` F32 [num_labels, hidden_size] and, where it is not zero, `score.bias` F32 [num_labels]."""
+    """`score.weight` F32 [num_labels, hidden_size] and, unless it is zero, `score.bias` F32 [num_labels]."""
 
-    def held(name: str, array: Array) -> TensorRef:
+    def in_memory(name: str, array: Array) -> TensorRef:
         return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
 
-    bias = () if head.bias is None else (held("score.bias", head.bias),)
-    return (held("score.weight", head.weight), *bias)
-
-
-def inspect(
-    source: str | Path,
-    *,
-    base: str | Path | None = None,
-    template: str | Path | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    offline: bool = False,
-    **options: Any,
-) -> dict[str, Any]:
-    """What a source is and what `convert` would do, as a JSON-ready dict; a refusal is an entry, not an error.
-
-    Raises `SourceError` and `UsageError` for a source that is not there or a call that is wrong.
-    """
-    found, checkpoint = _headers(source, base=base, revision=revision, token=token, offline=offline)
-    chosen = Options(template=read_template(template), **options)
-    config = read_json(found.assets / "config.json", "the model's configuration")
-    said: dict[str, Any] = {
-        "source": found.name,
-        **dict.fromkeys(("format", "layout", "target_architecture", "num_parameters", "bytes", "dtype", "lm_head")),
-        "model_type": config.get("model_type"),
-        "architecture": (config.get("architectures") or [None])[0],
-        "logit_transform": None,
-        **UNDECIDED,
-    }
-    try:
-        model = read_model(found, chosen, checkpoint)
-        said = describe(model)
-        return describe(make_plan(model, chosen))
-    except (RefusedError, TokenError) as error:
-        return {**said, "refusals": [str(error)]}
-
-
-def _headers(source: str | Path, **access: Any) -> tuple[Source, Checkpoint | None]:
-    """A source, and of one on the hub the headers of its weights; they are fetched whole where they are no safetensors."""
-    found = resolve(source, **access, weights=False)
-    if found.hub_id is None:
-        return found, None
-    offline = is_offline(access["offline"])
-    checkpoint = None if offline else read_headers(found.hub_id, revision=found.revision, token=access["token"])
-    return (resolve(source, **access), None) if checkpoint is None else (found, checkpoint)
+    bias = () if head.bias is None else (in_memory("score.bias", head.bias),)
+    return (in_memory("score.weight", head.weight), *bias)

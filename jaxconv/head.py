@@ -9,16 +9,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxconv.backends import Backend
 from jaxconv.checkpoint import Array
 from jaxconv.errors import SourceError
-from jaxconv.plan import Affine, LmHead, LogitTransform, Method, Token
+from jaxconv.families import LmHead, LogitTransform
+from jaxconv.tokenizer import Token
+
+Method = Literal["from_2_way_softmax", "no_post_processing"]
+METHODS: tuple[Method, ...] = ("from_2_way_softmax", "no_post_processing")
 
 # XLA flushes subnormal float32 to zero on some devices. Rows small enough are lifted by this power of two
 # first and lowered afterwards: multiplying by it is exact, and 2**-149 becomes a normal number.
 LIFT = 24
 LIFT_BELOW = 2.0**100
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """score = scale * logit + bias."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    def then(self, other: Affine) -> Affine:
+        """This map followed by `other`."""
+        return Affine(self.scale * other.scale, self.bias * other.scale + other.bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,30 +10,47 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.arguments import checked
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, Checkpoint, TensorRef
-from jaxconv.conversion import ConversionResult, convert_found
+from jaxconv.conversion import ConversionResult, Request, convert_resolved
 from jaxconv.distributed import ALONE, Processes
 from jaxconv.distributed.collective import Collective, gather
 from jaxconv.errors import RefusedError, SourceError, UsageError
-from jaxconv.plan import Source
-from jaxconv.planning import Options, read_template
+from jaxconv.model import ReadOptions
+from jaxconv.plan import PlanOptions
+from jaxconv.prompt import read_template
 from jaxconv.readers._training_state import parameter_names
-from jaxconv.sources import resolve_base
+from jaxconv.sources import Source, resolve_base
+from jaxconv.sources.hub import HubAccess
+from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 
 FORMAT = "live"
 
 
+@checked
 def convert_params(
-    params: Any,
+    params: object,
     output: str | Path,
     *,
     base: str | Path,
-    layout: str | None = None,
+    preset: str | None = None,
+    method: str | None = None,
+    classifier_from_tokens: Sequence[str] | None = None,
+    token_ids: Sequence[int] | None = None,
+    use_sep_token: bool = False,
     backend: str = "jax",
     device: str = "auto",
+    layout: str | None = None,
+    adapter: str | Path | None = None,
+    dtype: str | None = None,
     template: str | Path | None = None,
+    activation: str = "auto",
+    calibrate: bool = False,
+    scale: float = 1.0,
+    bias: float = 0.0,
     max_shard_size: str = "5GB",
+    allow_approximate: bool = False,
     hash: bool = False,
     token: str | None = None,
     offline: bool = False,
@@ -41,34 +58,67 @@ def convert_params(
     dry_run: bool = False,
     verify: bool = False,
     progress: Progress | None = None,
-    **options: Any,
 ) -> ConversionResult:
-    """Converts live parameters into the classifier directory `output`.
+    """Converts live parameters into a sequence classifier.
 
-    `params` is any pytree of `jax.Array` or NumPy arrays (a dict, Linen variables, an `nnx.State`) or an
-    `nnx.Module`; `base` names the model whose config and tokenizer fit; `options` are those of `convert`. Where arrays
-    are spread over the processes of `jax.distributed`, each process makes the same call and writes some of the files.
-    Raises a `JaxconvError`; then nothing is left at `output`.
+    Where arrays are spread over the processes of `jax.distributed`, each process makes the same call and writes some of
+    the files.
+
+    Args:
+        params: A pytree of `jax.Array` or NumPy arrays (a dict, Linen variables, an `nnx.State`) or an `nnx.Module`.
+        output: The directory to create.
+        base: A model whose config and tokenizer fit.
+        preset: As for `convert`; so are all following parameters.
+        method: "from_2_way_softmax" or "no_post_processing".
+        classifier_from_tokens: The answers as vocabulary pieces, false first.
+        token_ids: The answers as token ids, false first.
+        use_sep_token: The value of `use_sep_token` in config.json.
+        backend: What computes the head.
+        device: Where the head is computed.
+        layout: The layout of the names in the tree.
+        adapter: A PEFT LoRA adapter to merge.
+        dtype: The dtype the backbone is cast to.
+        template: The Jinja file of the prompt.
+        activation: What consumers apply to the logit.
+        calibrate: Fold the preset's calibration into the head.
+        scale: score = scale * logit + bias.
+        bias: score = scale * logit + bias.
+        max_shard_size: The size of the output's shards.
+        allow_approximate: Allow conversions that keep the ranking but not the exact scores.
+        hash: Record the sha256 of every file.
+        token: Hub token, for `base`.
+        offline: Use only the hub's cache.
+        overwrite: Replace a former output.
+        dry_run: Plan and compute the head, write nothing.
+        verify: Prove the result before it is published.
+        progress: Called with the bytes done and the bytes in all.
+
+    Returns:
+        What was decided and done.
+
+    Raises:
+        JaxconvError: As for `convert`; nothing is left at `output`.
+
+    Example:
+        >>> jaxconv.convert_params(model, "out", base="Qwen/Qwen3-Reranker-0.6B")
     """
+    request = Request(
+        ReadOptions(layout, None, adapter),
+        PlanOptions(
+            preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
+            template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,
+            allow_approximate=allow_approximate, use_sep_token=use_sep_token,
+        ),
+        WriteOptions("copy", max_shard_size, hash, overwrite),
+        backend, device, dry_run, verify, progress,
+    )  # fmt: skip
     tree = _tree(params)
     with _processes(tree, verify) as processes:
-        found = resolve_base(base, token=token, offline=offline)
-        source = Source("live parameters", "live parameters", found.assets, base_id=found.hub_id)
-        return convert_found(
-            source,
-            live_checkpoint(tree),
-            output,
-            Options(template=read_template(template), layout=layout, **options),
-            backend=backend,
-            device=device,
-            max_shard_size=max_shard_size,
-            hash=hash,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            verify=verify,
-            progress=progress,
-            processes=processes,
+        located = resolve_base(base, HubAccess(token=token, offline=offline))
+        source = Source(
+            "live parameters", "live parameters", located.assets, base_id=located.hub_id, base_revision=located.revision
         )
+        return convert_resolved(source, output, request, live_checkpoint(tree), processes)
 
 
 def _tree(params: Any) -> Any:

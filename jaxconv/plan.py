@@ -1,115 +1,96 @@
-"""What a conversion will do, decided before a byte is written."""
+"""Model + options -> Plan: every decision, taken before the first byte is written.
+
+Reads headers, config and tokenizer; no tensor data, no framework.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from jaxconv.adapter import Adapter
-    from jaxconv.checkpoint import Checkpoint, TensorRef
-    from jaxconv.families import Family
+from jaxconv.activation import SELECTABLE, Activation
+from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
+from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
+from jaxconv.families import HEAD
+from jaxconv.head import METHODS, Affine, Method
+from jaxconv.json_files import JsonObject
+from jaxconv.model import Model
+from jaxconv.pad_token import PadToken, choose_pad_token
+from jaxconv.presets import Preset, for_architecture
+from jaxconv.presets.detect import detect, recorded
+from jaxconv.prompt import PLAIN, Prompt, render, vllm_template
+from jaxconv.sources.assets import read_copied
+from jaxconv.sources.card import read_licence
+from jaxconv.special_tokens import special_tokens, with_special_tokens
+from jaxconv.tokenizer import Token, Vocabulary
+from jaxconv.tokens import ORDER, resolve_tokens
 
-Method = Literal["from_2_way_softmax", "no_post_processing"]
-Activation = Literal["sigmoid", "identity"]
-METHODS: tuple[Method, ...] = ("from_2_way_softmax", "no_post_processing")
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+# Keys that would make vLLM convert a converted checkpoint once more.
+ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where the weights, the config and the tokenizer of a conversion lie.
+class PlanOptions:
+    """What a caller may choose about the result; the names are those of the command line.
 
-    `weights` is a local path, or a URI that TensorStore opens; `assets` is the local folder with
-    `config.json` and the tokenizer (the same folder, or that of `--base`).
+    `template` is the text of the template, not its path.
     """
 
-    name: str
-    weights: Path | str
-    assets: Path
-    hub_id: str | None = None
-    base_id: str | None = None  # hub id of the base that config and tokenizer come from
-    revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One vocabulary entry whose logit counts. `text` is the vocabulary piece."""
-
-    text: str
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """score = scale * logit + bias."""
-
+    preset: str | None = None
+    method: str | None = None
+    classifier_from_tokens: Sequence[str] | None = None
+    token_ids: Sequence[int] | None = None
+    dtype: str | None = None
+    template: str | None = None
+    activation: str = "auto"
+    calibrate: bool = False
     scale: float = 1.0
     bias: float = 0.0
-
-    def then(self, other: Affine) -> Affine:
-        """This map followed by `other`."""
-        return Affine(self.scale * other.scale, self.bias * other.scale + other.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class LogitTransform:
-    """What the causal LM does between `hidden @ lm_head.T` and its logits: scale, then bias, then softcap."""
-
-    scale: float = 1.0
-    bias: bool = False
-    softcap: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LmHead:
-    """The tensor whose rows are the vocabulary: shape [vocab_size, hidden_size]."""
-
-    weight: TensorRef
-    bias: TensorRef | None
-    tied: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The prompt a reranker was trained with: a Jinja template over `query`, `document`, `instruction`.
-
-    `template` is the text that vLLM's `--chat-template` takes (see bundle/template.py).
-    `known` is False for the plain query-then-document pair that stands in for a missing template. `max_length` counts
-    tokens; `caveat` says where the prompt's token ids are not those of the authors' code.
-    """
-
-    template: str
-    known: bool = True
-    instruction: str | None = None
-    max_length: int | None = None
-    caveat: str | None = None
+    allow_approximate: bool = False
+    use_sep_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a conversion will do; made without reading tensor data and without a framework."""
+    """Everything a conversion will do; made without reading tensor data and without a framework.
 
-    source: Source
-    checkpoint: Checkpoint  # Hugging Face names, still the causal LM's
-    format: str
-    layout: str
-    config: Mapping[str, Any]
-    family: Family
-    lm_head: LmHead
-    transform: LogitTransform
-    tokens: tuple[Token, ...]  # false first, true second for from_2_way_softmax
+    Attributes:
+        model: The source.
+        tokens: The tokens whose rows are taken; false first, true second for from_2_way_softmax.
+        method: How their rows become the score head.
+        prompt: The prompt of the reranker.
+        activation: What consumers apply to the logit.
+        calibration: The affine map folded into the head.
+        assets: The files of the source that the output holds byte for byte, by name.
+        pad_token: The pad token of the output; None if the tokenizer has no usable piece.
+        special_tokens: What the tokenizer adds before and after a prompt.
+        named_template: The template for sentence-transformers; None if transformers has no class of the family.
+        licence: The `license:` lines of the source's card header, as they stand there.
+        preset: The name of the preset.
+        preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
+        dtype: The safetensors dtype that the backbone is cast to; None: as stored.
+        use_sep_token: The value of `use_sep_token` in config.json.
+        warnings: What the caller should know, a sentence each.
+    """
+
+    model: Model
+    tokens: tuple[Token, ...]
     method: Method
     prompt: Prompt
     activation: Activation
-    calibration: Affine = Affine()
+    calibration: Affine
+    assets: Mapping[str, bytes]
+    pad_token: PadToken | None
+    special_tokens: tuple[str, str]
+    named_template: str | None
+    licence: str
     preset: str | None = None
-    preset_origin: str | None = None  # how it was found: "--preset", "hub id", ...
-    dtype: str | None = None  # safetensors dtype the backbone is cast to; None: as stored
+    preset_origin: str | None = None
+    dtype: str | None = None
     use_sep_token: bool = False
-    warnings: tuple[str, ...] = field(default_factory=tuple)
-    adapter: Adapter | None = None  # merged into the checkpoint
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -119,4 +100,168 @@ class Plan:
     @property
     def hidden_size(self) -> int:
         """Width of the final hidden state."""
-        return self.lm_head.weight.shape[1]
+        return self.model.lm_head.weight.shape[1]
+
+    @property
+    def output_dtype(self) -> str:
+        """The name of the backbone's dtype in the output ("bfloat16")."""
+        return NUMPY_NAMES[self.dtype or dominant_dtype(self.model.checkpoint.tensors.values())]
+
+
+def make_plan(model: Model, options: PlanOptions) -> Plan:
+    """Decides what a conversion of the model will do.
+
+    Raises:
+        JaxconvError: The conversion would not be exact, or an option does not fit.
+    """
+    assets = model.source.assets
+    preset, origin = detect(model.source, options.preset)
+    vocabulary = Vocabulary(assets)
+    if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
+        preset, origin = recorded(model.source, vocabulary)
+    method = _method(options, preset)
+    if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
+        raise _tokens_unknown(model.family.architecture)
+    tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
+    prompt = prompt_for(preset, options.template)
+    rendered = render(prompt.template, "query", "document", prompt.instruction)
+    encoded = vocabulary.encode(rendered) if prompt.known else []
+    return Plan(
+        model=model,
+        tokens=tokens,
+        method=method,
+        prompt=prompt,
+        activation=_activation(options, preset, 1 if method == "from_2_way_softmax" else len(tokens)),
+        calibration=_calibration(options, preset),
+        assets=read_copied(assets),
+        pad_token=choose_pad_token(assets, vocabulary, encoded[-1].id if encoded else None),
+        special_tokens=special_tokens(vocabulary),
+        named_template=with_special_tokens(prompt.template, vocabulary) if model.family.transformers_seq_cls else None,
+        licence=read_licence(assets),
+        preset=(preset.name or None) if preset else None,
+        preset_origin=origin,
+        dtype=_dtype(options.dtype),
+        use_sep_token=options.use_sep_token,
+        warnings=_warnings(model, prompt, method, options),
+    )
+
+
+def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
+    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known."""
+    if template is not None:
+        # A file ends in a newline that Jinja, like every editor, does not count as content.
+        return Prompt(vllm_template(template.removesuffix("\n")))
+    if preset is None or preset.template is None:
+        return Prompt(vllm_template(PLAIN), known=False)
+    text = vllm_template(preset.template, preset.instruction)
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
+
+
+def on_the_fly_keys(config: JsonObject) -> list[str]:
+    """Keys that would make vLLM convert a converted checkpoint again."""
+    return [key for key in ON_THE_FLY if key in config]
+
+
+def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
+    warnings = [*model.checkpoint.notes]
+    if not prompt.known:
+        warnings.append(
+            "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
+            "pass --template or --preset."
+        )
+    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == HEAD:
+        warnings.append(f"{HEAD} is stored beside the embedding that it is tied to; convert compares them, headers cannot.")
+    if prompt.caveat:
+        warnings.append(prompt.caveat)
+    if model.transform.bias:
+        warnings.append("the LM head has a bias: vLLM adds score.bias, transformers' classes leave it out.")
+    if model.transform.softcap is not None:
+        warnings.append(_softcap(model.transform.softcap, method, options.allow_approximate))
+    if on_the_fly_keys(model.config):
+        warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(on_the_fly_keys(model.config))}.")
+    trained_on = model.adapter.base if model.adapter is not None else None
+    if trained_on and model.source.hub_id and trained_on.lower() != model.source.hub_id.lower():
+        warnings.append(f"the adapter was trained on {trained_on}, the source is {model.source.hub_id}.")
+    if "auto_map" in model.config:
+        warnings.append("auto_map of config.json is left out: it would load the source's remote code.")
+    return tuple(warnings)
+
+
+def _method(options: PlanOptions, preset: Preset | None) -> Method:
+    if options.method is not None:
+        for method in METHODS:
+            if options.method == method:
+                return method
+        raise UsageError(f"--method {options.method!r} is unknown; expected one of: {', '.join(METHODS)}.")
+    if preset is not None:
+        return preset.method
+    answers = options.classifier_from_tokens or options.token_ids or ()
+    return "from_2_way_softmax" if len(answers) == 2 else "no_post_processing"
+
+
+def _tokens_unknown(architecture: str) -> TokensUnknown:
+    """Which answer a reranker was trained on cannot be seen in its weights, so it is never guessed from them."""
+    names = tuple(preset.name for preset in for_architecture(architecture))
+    hint = f" Presets of architecture {architecture}: {', '.join(names)}; name one if it is that or a fine-tune of it."
+    return TokensUnknown(
+        "no tokens were given and no preset knows this source; expected --preset, --classifier-from-tokens "
+        f"'[\"no\",\"yes\"]' or --token-ids '[2152,9693]'. {ORDER} See `jaxconv presets`.{hint if names else ''}",
+        names,
+    )
+
+
+def _tokens(
+    options: PlanOptions, preset: Preset | None, vocabulary: Vocabulary, num_rows: int, method: Method
+) -> tuple[Token, ...]:
+    pieces, ids = options.classifier_from_tokens, options.token_ids
+    from_preset = pieces is None and ids is None and preset is not None
+    if from_preset and preset is not None:
+        pieces, ids = (preset.tokens, None) if preset.tokens else (None, preset.token_ids)
+    tokens = resolve_tokens(pieces=pieces, ids=ids, vocabulary=vocabulary, num_rows=num_rows, method=method)
+    if from_preset and preset is not None and preset.token_ids:
+        resolved = tuple(token.id for token in tokens)
+        if resolved != preset.token_ids:
+            raise TokenError(
+                f"preset {preset.name} expects {list(preset.tokens)} to have the ids {list(preset.token_ids)}, but this "
+                f"tokenizer gives {list(resolved)}. It is another model's; name the tokens with --classifier-from-tokens."
+            )
+    return tokens
+
+
+def _calibration(options: PlanOptions, preset: Preset | None) -> Affine:
+    for name, value in (("--scale", options.scale), ("--bias", options.bias)):
+        if not math.isfinite(value) or (name == "--scale" and value == 0):
+            raise UsageError(f"{name} {value!r} is not usable; expected a finite number (and not a scale of zero).")
+    requested = Affine(options.scale, options.bias)
+    if not options.calibrate:
+        return requested
+    if preset is None or preset.calibration is None:
+        raise UsageError("--calibrate needs a preset with a calibration of its own; use --scale and --bias instead.")
+    return preset.calibration.then(requested)
+
+
+def _activation(options: PlanOptions, preset: Preset | None, num_labels: int) -> Activation:
+    for activation in SELECTABLE:
+        if options.activation == activation:
+            return activation
+    if options.activation != "auto":
+        raise UsageError(f"--activation {options.activation!r} is unknown; expected auto, sigmoid or identity.")
+    if num_labels > 1:
+        return "softmax"
+    return preset.activation if preset is not None and not options.calibrate else "sigmoid"
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise UsageError(f"--dtype {name!r} is unknown; expected one of: {', '.join(DTYPES)}.")
+    return DTYPES[name] if name is not None else None
+
+
+def _softcap(cap: float, method: Method, allowed: bool) -> str:
+    kept = "the order of scores is kept, their values are not" if method == "no_post_processing" else "order may change"
+    if not allowed:
+        raise RefusedError(
+            f"the model caps its logits ({cap:g} x tanh(x / {cap:g})), which a linear head cannot: {kept}. "
+            "Pass --allow-approximate to convert all the same; it will be recorded."
+        )
+    return f"approximate: the source caps its logits at {cap:g}, the classifier does not; {kept}."

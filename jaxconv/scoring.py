@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxconv.bundle.template import prompt_for, render
+from jaxconv.activation import activate
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.json_files import read_object, read_optional_object
+from jaxconv.prompt import PLAIN, TEMPLATE_NAME, render, vllm_template
 
-TEMPLATE = "score_template.jinja"
 INSTALL = {"jax": "pip install 'jaxconv[jax]'", "torch": "pip install 'jaxconv[torch]'"}
 NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
 
@@ -35,7 +34,7 @@ def load(path: Path | str, backend: str = "auto", mesh: Any = None, device: str 
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise SourceError(f"{folder} has no {name}; expected a folder that jaxconv convert wrote.")
-    chosen = choose_backend(backend, json.loads((folder / "config.json").read_bytes()))
+    chosen = choose_backend(backend, read_object(folder / "config.json", "the model's configuration"))
     if chosen == "jax":
         from jaxconv.models.head import JaxClassifier
 
@@ -82,12 +81,12 @@ class Scorer:
         from tokenizers import Tokenizer
 
         self.model, self.backend, self.folder = model, backend, folder
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        self.config: dict[str, Any] = read_object(folder / "config.json", "the model's configuration")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        template = folder / TEMPLATE
-        self.template = template.read_text() if template.is_file() else prompt_for(None, None).template
+        template = folder / TEMPLATE_NAME
+        self.template = template.read_text("utf-8") if template.is_file() else vllm_template(PLAIN)
         self.max_length = _max_length(folder, self.config)
 
     @property
@@ -146,29 +145,5 @@ def _max_length(folder: Path, config: Mapping[str, Any]) -> int:
     """The longest prompt in tokens: the model's positions, the tokenizer's limit, what the authors' code lets through."""
     limits = [config.get("max_position_embeddings") or 32768]
     for name, key in (("tokenizer_config.json", "model_max_length"), ("jaxconv.json", "max_length")):
-        path = folder / name
-        if path.is_file():
-            limits.append(json.loads(path.read_bytes()).get(key) or limits[0])
+        limits.append((read_optional_object(folder / name) or {}).get(key) or limits[0])
     return int(min(limits))
-
-
-def activate(config: Mapping[str, Any], logits: Sequence[float]) -> list[float]:
-    """The activation that config.json records, else sigmoid for one label and softmax for several."""
-    recorded = (config.get("sentence_transformers") or {}).get("activation_fn") or config.get(
-        "sbert_ce_default_activation_function"
-    )
-    problem = config.get("problem_type") or ""
-    if recorded is not None:
-        kind = str(recorded).rsplit(".", 1)[-1].lower()
-    elif problem:
-        kind = {"regression": "identity", "multi_label_classification": "sigmoid"}.get(problem, "softmax")
-    else:
-        kind = "sigmoid" if len(logits) == 1 else "softmax"
-    if kind == "identity":
-        return list(logits)
-    if kind == "sigmoid":
-        return [0.5 * (1 + math.tanh(x / 2)) for x in logits]
-    if kind == "softmax":
-        exps = [math.exp(x - max(logits)) for x in logits]
-        return [x / sum(exps) for x in exps]
-    raise SourceError(f"config.json names the activation {recorded!r}; expected Identity, Sigmoid or Softmax.")

@@ -10,8 +10,9 @@ import pytest
 
 from jaxconv.backends import get_backend, names
 from jaxconv.errors import BackendUnavailable, SourceError
-from jaxconv.head import compute_head, read_head_rows
-from jaxconv.plan import METHODS, Affine, LmHead, LogitTransform, Method, Token
+from jaxconv.families import LmHead, LogitTransform
+from jaxconv.head import METHODS, Affine, Method, compute_head, read_head_rows
+from jaxconv.tokenizer import Token
 from tests.support.refs import array_ref
 
 

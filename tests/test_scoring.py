@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 import jaxconv
-from jaxconv.bundle.template import vllm_template
+from jaxconv.activation import activate
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
-from jaxconv.scoring import activate, load
+from jaxconv.prompt import vllm_template
+from jaxconv.scoring import load
 from tests.support.tiny import tiny_checkpoint
 
 WORDS = ["<pad>", "<unk>", "query", "document", "answer", "a", "b", "c", "d", "e", "f"]

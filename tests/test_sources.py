@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import jaxconv
 from jaxconv.errors import UsageError
-from jaxconv.hub import choose_files
-from jaxconv.sources import max_shard_bytes
+from jaxconv.sources.hub import choose_files
+from jaxconv.writer.options import parse_size
 from tests.support.hub import COMMIT, TOKEN, Hub, serving
 from tests.support.tiny import tiny_checkpoint
 
@@ -145,6 +145,6 @@ def test_one_format_of_weights_is_chosen() -> None:
 
 def test_sizes_are_read_as_on_the_hub() -> None:
     """5GB is decimal; nonsense is refused."""
-    assert max_shard_bytes("5GB") == 5 * 10**9 and max_shard_bytes("500 mb") == 5 * 10**8
+    assert parse_size("5GB") == 5 * 10**9 and max_shard_bytes("500 mb") == 5 * 10**8
     with pytest.raises(UsageError, match="0GB"):
-        max_shard_bytes("0GB")
+        parse_size("0GB")

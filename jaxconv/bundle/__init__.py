@@ -1,30 +1,41 @@
-"""Stage 6: everything of the output that is not weights."""
+"""Stage 6: everything of the output that is not weights, as a pure function of the plan."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from jaxconv.bundle.card import card
+from jaxconv.bundle.card import CARD_NAME, card
 from jaxconv.bundle.config import output_config
-from jaxconv.bundle.provenance import FILE
-from jaxconv.bundle.sentence_transformers import write_sentence_transformers
-from jaxconv.bundle.tokenizer import PadToken, copy_tokenizer
+from jaxconv.bundle.provenance import PROVENANCE, provenance
+from jaxconv.bundle.sentence_transformers import sentence_transformers_files
+from jaxconv.bundle.tokenizer import tokenizer_files
+from jaxconv.head import ScoreHead
+from jaxconv.json_files import dump_json
 from jaxconv.plan import Plan
+from jaxconv.prompt import TEMPLATE_NAME
+from jaxconv.writer.shards import OutputFile, index_file
 
-TEMPLATE = "score_template.jinja"
-
-
-def write_bundle(plan: Plan, folder: Path, record: dict[str, Any], pad: PadToken | None) -> None:
-    """Writes tokenizer, template, card, provenance and, last, the config that makes a checkpoint of it."""
-    copy_tokenizer(plan.source.assets, folder, pad)
-    (folder / TEMPLATE).write_text(plan.prompt.template, encoding="utf-8")
-    write_sentence_transformers(plan, folder)
-    (folder / "README.md").write_text(card(plan), encoding="utf-8")
-    _write_json(folder / FILE, record)
-    _write_json(folder / "config.json", output_config(plan, pad.id if pad else None))
+__all__ = ["CARD_NAME", "PROVENANCE", "files"]
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def files(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[str, bytes]:
+    """The content of every file of the output that is not weights.
+
+    Args:
+        plan: The plan of the conversion.
+        head: The score head.
+        weights: The planned weight files, for the index.
+
+    Returns:
+        File name, relative to the output -> content, in the order in which they are written: `config.json`, which makes
+        a checkpoint of the directory, is the last.
+    """
+    return {
+        **index_file(weights),
+        **tokenizer_files(plan),
+        TEMPLATE_NAME: plan.prompt.template.encode(),
+        **sentence_transformers_files(plan),
+        CARD_NAME: card(plan).encode(),
+        PROVENANCE: dump_json(provenance(plan, head)),
+        "config.json": dump_json(output_config(plan)),
+    }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from jaxconv.bundle.config import output_dtype
-from jaxconv.bundle.sentence_transformers import NAME, longest_prompt, special_tokens
+from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
 from jaxconv.plan import Plan
-from jaxconv.tokens import Vocabulary
+from jaxconv.prompt import TEMPLATE_NAME
+
+CARD_NAME = "README.md"
 
 CARD = """\
 ---
@@ -115,28 +114,28 @@ jaxconv score . --query "what is the capital of France?" --document "Paris is th
 
 def card(plan: Plan) -> str:
     """The model card. A bias in the head is honoured by vLLM and ignored by transformers, which the card says."""
-    source = plan.source.hub_id
+    source = plan.model.source.hub_id
     notes = [f"- Note: {warning}\n" for warning in plan.warnings]
-    if plan.calibration.bias and plan.family.transformers_seq_cls:
+    if plan.calibration.bias and plan.model.family.transformers_seq_cls:
         notes.append(
             f"- Note: vLLM and jaxconv add `score.bias` ({plan.calibration.bias:g}); transformers' classes and CrossEncoder "
             "leave it out, which keeps the order and shifts the values. The transformers block below adds it.\n"
         )
-    local = TRANSFORMERS if plan.family.transformers_seq_cls else NO_TRANSFORMERS
-    values = {"architecture": plan.family.target_architecture, "template": NAME, "score": _score(plan)}
+    local = TRANSFORMERS if plan.model.family.transformers_seq_cls else NO_TRANSFORMERS
+    values = {"architecture": plan.model.family.target_architecture, "template": NAME, "score": _score(plan)}
     # `jaxconv score` prints one score a pair, so it takes heads of one label only.
     blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
     return CARD.format(
         base=f"base_model: {source}\n" if source else "",
-        licence=licence(plan.source.assets),
-        title=(source or plan.family.architecture).split("/")[-1],
+        licence=plan.licence,
+        title=(source or plan.model.family.architecture).split("/")[-1],
         requests=RANKING if plan.num_labels == 1 else LABELS,
         serve=serve_command(plan, "."),
         serving=_serving(plan),
         local=blocks,
         architecture=values["architecture"],
         source=source or "a local checkpoint",
-        revision=f" at revision `{plan.source.revision}`" if plan.source.revision else "",
+        revision=f" at revision `{plan.model.source.revision}`" if plan.model.source.revision else "",
         cast=_kept(plan),
         method=plan.method,
         tokens=", ".join(f"`{token.text}` ({token.id})" for token in plan.tokens),
@@ -149,15 +148,15 @@ def card(plan: Plan) -> str:
 
 def serve_command(plan: Plan, folder: str) -> str:
     """The command that serves an output. vLLM would run a float32 checkpoint in float16, unless it is told not to."""
-    template = "score_template.jinja" if folder == "." else f"{folder}/score_template.jinja"
-    dtype = " --dtype float32" if output_dtype(plan) == "float32" else ""
+    template = TEMPLATE_NAME if folder == "." else f"{folder}/{TEMPLATE_NAME}"
+    dtype = " --dtype float32" if plan.output_dtype == "float32" else ""
     return f"vllm serve {folder} --runner pooling{dtype} --chat-template {template}"
 
 
 def _score(plan: Plan) -> str:
     """Python that gives the score out of transformers' `model(**inputs)`: the bias it ignores, then the activation."""
     logits = "model(**inputs).logits"
-    if plan.calibration.bias and not plan.transform.bias:
+    if plan.calibration.bias and not plan.model.transform.bias:
         logits = f"({logits} {'+' if plan.calibration.bias > 0 else '-'} {abs(plan.calibration.bias)!r})"
     return logits + (".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "")
 
@@ -165,9 +164,8 @@ def _score(plan: Plan) -> str:
 def _serving(plan: Plan) -> str:
     """What vLLM makes of the folder's own template and of long prompts."""
     said = ""
-    if plan.family.transformers_seq_cls:
-        before, after = special_tokens(Vocabulary(plan.source.assets))
-        marks = " and ".join(f"`{mark}`" for mark in (before, after) if mark)
+    if plan.model.family.transformers_seq_cls:
+        marks = " and ".join(f"`{mark}`" for mark in plan.special_tokens if mark)
         said += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
     return said + (LENGTH.format(length=length) if length is not None else "")
@@ -175,16 +173,5 @@ def _serving(plan: Plan) -> str:
 
 def _kept(plan: Plan) -> str:
     """How the backbone relates to the source: a foreign layout permutes, and some scale."""
-    layout = "" if plan.layout == "hf" else f" under Hugging Face's names (layout {plan.layout})"
+    layout = "" if plan.model.layout == "hf" else f" under Hugging Face's names (layout {plan.model.layout})"
     return layout + (f", cast to {plan.dtype}" if plan.dtype else ", bit for bit" if not layout else "")
-
-
-def licence(assets: Path) -> str:
-    """The `license:` lines of the source's own card header, as they stand there; empty without one."""
-    path = assets / "README.md"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
-        return ""
-    header = lines[1 : lines.index("---", 1)]
-    keys = ("license:", "license_name:", "license_link:")
-    return "".join(line + "\n" for line in header if line.startswith(keys))

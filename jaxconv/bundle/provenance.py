@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jaxconv
 from jaxconv.head import ScoreHead
 from jaxconv.plan import Plan
+from jaxconv.version import __version__
 
-FILE = "jaxconv.json"
+PROVENANCE = "jaxconv.json"
+# Libraries that every conversion uses, whatever the backend.
+LIBRARIES = ("numpy", "ml_dtypes", "tokenizers", "jinja2")
 
 
 def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
     """The record of a conversion. Tokens are false first, true second."""
+    model, transform = plan.model, plan.model.transform
     return {
-        "jaxconv": jaxconv.__version__,
-        "source": plan.source.hub_id or Path(str(plan.source.weights)).name,
-        "revision": plan.source.revision,
-        "format": plan.format,
-        "layout": plan.layout,
-        "model_type": plan.family.model_type,
-        "architecture": plan.family.target_architecture,
-        **adapter_json(plan),
+        "jaxconv": __version__,
+        "libraries": _versions(),
+        "source": model.source.hub_id or Path(str(model.source.weights)).name,
+        "revision": model.source.revision,
+        **_base(plan),
+        "format": model.format,
+        "layout": model.layout,
+        "model_type": model.family.model_type,
+        "architecture": model.family.target_architecture,
+        **_adapter(plan),
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
-        "logit_transform": transform_json(plan),
+        "logit_transform": {"scale": transform.scale, "bias": transform.bias, "softcap": transform.softcap},
         "calibration": {"scale": plan.calibration.scale, "bias": plan.calibration.bias},
         "activation": plan.activation,
         "preset": plan.preset,
@@ -36,14 +43,28 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
     }
 
 
-def adapter_json(plan: Plan) -> dict[str, Any]:
-    """The adapter that was merged, if one was."""
-    adapter = plan.adapter
+def with_hashes(record: Mapping[str, Any], sha256: Mapping[str, str]) -> dict[str, Any]:
+    """The record with the sha256 of every other file of the output."""
+    return {**record, "sha256": dict(sorted(sha256.items()))}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:  # vendored without metadata
+            continue
+    return versions
+
+
+def _base(plan: Plan) -> dict[str, Any]:
+    source = plan.model.source
+    return {} if source.base_id is None else {"base": {"id": source.base_id, "revision": source.base_revision}}
+
+
+def _adapter(plan: Plan) -> dict[str, Any]:
+    adapter = plan.model.adapter
     if adapter is None:
         return {}
     return {"adapter": {"name": adapter.path.name, "base": adapter.base, "sha256": adapter.sha256}}
-
-
-def transform_json(plan: Plan) -> dict[str, Any]:
-    """The logit transform as JSON."""
-    return {"scale": plan.transform.scale, "bias": plan.transform.bias, "softcap": plan.transform.softcap}

@@ -124,12 +124,12 @@ def summary(result: Any, copy_mode: str) -> str:
     """What was done, for people."""
     from jaxconv.bundle.card import serve_command
 
-    plan = result.plan
+    plan, model = result.plan, result.plan.model
     tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
     order = " (false first, true second)" if len(plan.tokens) == 2 else ""
-    head = f"F32 [{plan.num_labels}, {plan.hidden_size}] from {plan.lm_head.weight.name}"
+    head = f"F32 [{plan.num_labels}, {plan.hidden_size}] from {plan.model.lm_head.weight.name}"
     lines = [
-        f"{plan.family.architecture} -> {plan.family.target_architecture}  [{plan.format}, layout {plan.layout}]",
+        f"{model.family.architecture} -> {model.family.target_architecture}  [{model.format}, layout {model.layout}]",
         f"tokens      {tokens}{order}, {plan.method}"
         + (f", preset {plan.preset} by {plan.preset_origin}" if plan.preset else ""),
         f"head        {head} by {result.backend} on {result.device}",
@@ -138,10 +138,10 @@ def summary(result: Any, copy_mode: str) -> str:
         f"size        {human_bytes(result.nbytes)} in {result.seconds:.2f} s",
     ]
     if plan.dtype is not None:
-        stored = sorted({ref.dtype for ref in plan.checkpoint.tensors.values()} - {plan.dtype})
+        stored = sorted({ref.dtype for ref in plan.model.checkpoint.tensors.values()} - {plan.dtype})
         lines.append(f"dtype       backbone cast from {', '.join(stored) or plan.dtype} to {plan.dtype}; the head stays F32")
-    if result.pad_token is not None and result.pad_token.added:
-        lines.append(f"pad token   {result.pad_token.text!r} ({result.pad_token.id}) added: the tokenizer had none")
+    if plan.pad_token is not None and plan.pad_token.added:
+        lines.append(f"pad token   {plan.pad_token.text!r} ({plan.pad_token.id}) added: the tokenizer had none")
     if copy_mode != "copy" and "copy" in result.files.values():
         lines.append(f"note        the file system cannot {copy_mode} from the source; those files were copied instead")
     if result.report is not None:

@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
 
-import jaxconv
 from jaxconv.checkpoint import TensorRef
 from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
+from jaxconv.version import __version__
 
 JOIN_SECONDS = 120  # in which all processes have to be started
 STOP_SECONDS = 60  # that a failed process waits for the others to stop
@@ -126,7 +126,7 @@ def meet(host: str, port: int, size: int, rank: int) -> Links:
 
     Raises `ProcessError` when not all come in time, or when they were started differently.
     """
-    hello = {"jaxconv": jaxconv.__version__, "size": size, "rank": rank, "host": socket.gethostname()}
+    hello = {"jaxconv": __version__, "size": size, "rank": rank, "host": socket.gethostname()}
     if rank == 0:
         return _gather(host, port, size, hello)
     connection = _connect(host, port)

@@ -9,7 +9,6 @@ from typing import Any
 
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.table import FAMILIES, LOGIT_KEYS, REFUSED, Row, Shapes
-from jaxconv.plan import LogitTransform
 
 MAX_LAYERS = MAX_EXPERTS = 4096
 MAX_SIZE = 1 << 31
@@ -19,6 +18,15 @@ _KEYS = {
     "M": "moe_intermediate_size",
     "S": "shared_expert_intermediate_size",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What the causal LM does between `hidden @ lm_head.T` and its logits: scale, then bias, then softcap."""
+
+    scale: float = 1.0
+    bias: bool = False
+    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.errors import BackendUnavailable, SourceError
+from jaxconv.json_files import read_object
 from jaxconv.models.batching import batches
 from jaxconv.models.decoder import Decoder, precision
 from jaxconv.models.loading import load_decoder
@@ -51,7 +51,7 @@ class JaxClassifier:
 
     def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", mesh: Any = None) -> None:
         checkpoint = open_checkpoint(folder)
-        config = json.loads((folder / "config.json").read_bytes())
+        config = read_object(folder / "config.json", "the model's configuration")
         weight = checkpoint.tensors.get("score.weight")
         if weight is None:
             raise SourceError(f"{folder} has no score.weight; expected a converted classifier. Run jaxconv convert.")

@@ -8,8 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from jaxconv.activation import Activation
 from jaxconv.errors import UsageError
-from jaxconv.plan import Activation, Affine, Method
+from jaxconv.head import Affine, Method
 
 
 @dataclass(frozen=True, slots=True)

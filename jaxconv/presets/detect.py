@@ -5,14 +5,14 @@ Never a guess from the architecture.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
+from jaxconv.activation import Activation, activation_of_class
 from jaxconv.errors import RefusedError, SourceError, TokenError
-from jaxconv.plan import Activation, Source
+from jaxconv.json_files import read_json
 from jaxconv.presets import Preset, for_hub_id, get
-from jaxconv.tokens import Vocabulary
+from jaxconv.sources import Source
+from jaxconv.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 
@@ -39,10 +39,10 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
     the logit of one token. Raises `TokenError` for ids that the tokenizer lacks (such files were published) and
     `SourceError` for files that cannot be read or an activation that is neither sigmoid nor identity.
     """
-    modules = _read(source.assets / "modules.json")
+    modules = read_json(source.assets / "modules.json")
     entries = modules if isinstance(modules, list) else []
     types = [str(entry.get("type")) for entry in entries if isinstance(entry, dict)]
-    config = _read(source.assets / SCORE)
+    config = read_json(source.assets / SCORE)
     if not any(kind.endswith(".LogitScore") for kind in types) or config is None:
         return None, None
     values = config if isinstance(config, dict) else {}
@@ -67,24 +67,12 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
 
 
 def _activation(source: Source) -> Activation:
-    settings = _read(source.assets / "config_sentence_transformers.json")
-    found = settings.get("activation_fn") if isinstance(settings, dict) else None
-    name = str(found or "Sigmoid").rsplit(".", 1)[-1].lower()
-    if name == "sigmoid":
-        return "sigmoid"
-    if name == "identity":
-        return "identity"
-    raise SourceError(
-        f"config_sentence_transformers.json of {source.name} has the activation {found}; expected Sigmoid or Identity. "
-        "Pass --classifier-from-tokens or --token-ids to set tokens, method and activation by hand."
-    )
-
-
-def _read(path: Path) -> Any:
-    """A JSON document, None without the file."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON: {error}. Remove it or download it again.") from None
+    settings = read_json(source.assets / "config_sentence_transformers.json")
+    name = settings.get("activation_fn") if isinstance(settings, dict) else None
+    activation = activation_of_class(str(name or "Sigmoid"))
+    if activation is None:
+        raise SourceError(
+            f"config_sentence_transformers.json of {source.name} has the activation {name}; expected Sigmoid or Identity. "
+            "Pass --classifier-from-tokens or --token-ids to set tokens, method and activation by hand."
+        )
+    return activation

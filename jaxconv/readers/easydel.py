@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
+from jaxconv.json_files import read_object
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import parameter_names
 
@@ -35,8 +35,9 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
 
 
 def _entries(index: Path) -> list[tuple[str, str]]:
+    document = read_object(index, "EasyDeL's index of the arrays")
     try:
-        prefixes = json.loads(index.read_bytes())["prefixes"]
+        prefixes = document["prefixes"]
         return [(prefix, check_inside(entry["path"], str(index))) for prefix, group in prefixes.items() for entry in group]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SourceError(f"{index} is no index of EasyDeL ({error!r}). Copy the checkpoint again.") from None

@@ -6,7 +6,6 @@ an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoin
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
+from jaxconv.json_files import parse_json
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 
@@ -130,10 +130,10 @@ def _spec(location: Location, name: str, database: bool, driver: str, fill: bool
 
 def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
     """The arrays of a `_METADATA` by path of keys, and the document. Raises `SourceError` for any other JSON."""
+    if len(raw) > MAX_TREE:
+        raise SourceError(f"{where} has {len(raw)} bytes, more than {MAX_TREE}. Copy the checkpoint again.")
+    document = parse_json(raw, where, "Copy the checkpoint again.")
     try:
-        if len(raw) > MAX_TREE:
-            raise ValueError(f"{len(raw)} bytes, more than {MAX_TREE}")
-        document = json.loads(raw)
         entries = document["tree_metadata"]
         found = [_entry(entry) for entry in entries.values()]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

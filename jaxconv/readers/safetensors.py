@@ -5,31 +5,18 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jaxconv.checkpoint import (
-    DTYPE_BITS,
-    NUMPY_NAMES,
-    Array,
-    Checkpoint,
-    Extent,
-    ShardFile,
-    TensorRef,
-    numpy_dtype,
-)
+from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, Extent, ShardFile, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
+from jaxconv.json_files import read_object
+from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
 
 FORMAT = "safetensors"
 PRIORITY = 0
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-MAX_NAME = 255  # bytes; of a file, on Linux
-MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+MAX_NAME = 255  # bytes of a file name on Linux
 
 
 def matches(weights: Path | str) -> bool:
@@ -51,17 +38,12 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         shards = _indexed(folder)
     metadata = {key: value for _, _, meta in shards for key, value in meta.items()}
     return Checkpoint(
-        format=container(metadata),
+        format=format_of(metadata),
         path=str(folder),
         tensors={name: ref for _, refs, _ in shards for name, ref in refs.items()},
         shards=tuple(shard for shard, _, _ in shards),
         metadata=metadata,
     )
-
-
-def container(metadata: Mapping[str, str]) -> str:
-    """The container's name: Flax writes safetensors too, under its own tensor names."""
-    return "flax_safetensors" if metadata.get("format") == "flax" else FORMAT
 
 
 Shard = tuple[ShardFile, dict[str, TensorRef], dict[str, str]]
@@ -101,11 +83,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
     Raises `SourceError` for anything but a JSON object of strings, and for names that leave the folder.
     """
-    try:
-        document = json.loads(index.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{index} is no JSON ({error}); expected a weight_map. Download it again.") from None
-    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    weight_map = read_object(index, "the index of the shards").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f'{index} has no "weight_map" object; expected tensor names -> shard files.')
     for name, file in weight_map.items():
@@ -126,71 +104,14 @@ def _is_plain(name: str) -> bool:
 
 def read_shard(path: Path) -> Shard:
     """Reads and checks the header of one file: its shard, its tensors by name in file order, its metadata."""
-    header, start, size = _read_header(path)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise SourceError(f"{path}: __metadata__ is {type(metadata).__name__}; expected an object of strings.")
-    refs: dict[str, TensorRef] = {}
-    end = 0
-    entries = [_entry(path, name, value) for name, value in header.items()]
-    for name, dtype, shape, begin, stop in sorted(entries, key=lambda entry: (entry[3], entry[4])):
-        if begin != end:
-            kind = "overlaps" if begin < end else "leaves a hole after"
-            raise SourceError(f"{path}: tensor {name} at byte {begin} {kind} the one that ends at {end}.")
-        end = stop
-        refs[name] = file_tensor(name, dtype, shape, Extent(path, start + begin, stop - begin))
-    if start + end != size:
-        finding = "truncated" if start + end > size else "followed by bytes that no tensor owns"
-        raise SourceError(f"{path} is {finding}: it has {size} bytes, its header describes {start + end}. Download it again.")
-    return ShardFile(path, tuple(refs), size), refs, {key: str(value) for key, value in metadata.items()}
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The JSON header, the offset at which data starts, and the size of the file."""
-    size = path.stat().st_size
-    if size < 8:
-        raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. Download it again.")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, MAX_HEADER):
-            raise SourceError(
-                f"{path}: the header claims {length} bytes, the file has {size} (limit {MAX_HEADER}). "
-                "It is truncated or no safetensors file; download it again."
-            )
-        raw = file.read(length)
-    try:
-        header = json.loads(raw, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: the header is no JSON ({error}). Download it again.") from None
-    if not isinstance(header, dict):
-        raise SourceError(f"{path}: the header is a JSON {type(header).__name__}; expected an object.")
-    return header, 8 + length, size
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
-
-
-def _entry(path: Path, name: str, value: Any) -> tuple[str, str, tuple[int, ...], int, int]:
-    """One checked entry of a header: name, dtype, shape, first and past-the-end byte within the data."""
-    try:
-        dtype, shape, (begin, stop) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-        numbers = (*shape, begin, stop)
-    except (TypeError, KeyError, ValueError):
-        raise SourceError(f"{path}: tensor {name} lacks dtype, shape or data_offsets: {value!r:.200}") from None
-    if dtype not in DTYPE_BITS:
-        raise SourceError(f"{path}: tensor {name} has the unknown dtype {dtype!r}; known: {', '.join(DTYPE_BITS)}.")
-    if not all(type(number) is int and number >= 0 for number in numbers) or begin > stop:
-        raise SourceError(f"{path}: tensor {name} has shape {list(shape)} and data_offsets {[begin, stop]}.")
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
-    if bits != (stop - begin) * 8:
-        raise SourceError(
-            f"{path}: tensor {name} of {dtype} {list(shape)} needs {bits / 8:g} bytes, its offsets give {stop - begin}."
+    header = read_header(path)
+    refs = {
+        name: file_tensor(
+            name, entry.dtype, entry.shape, Extent(path, header.data_start + entry.begin, entry.end - entry.begin)
         )
-    return name, dtype, shape, begin, stop
+        for name, entry in header.tensors.items()
+    }
+    return ShardFile(path, tuple(refs), header.file_size), refs, dict(header.metadata)
 
 
 def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -> TensorRef:
@@ -230,18 +151,3 @@ def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offse
     finally:
         os.close(file)
     return array
-
-
-def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """The length prefix and JSON header of a file of `tensors` (name -> dtype, shape, bytes) in that order.
-
-    Padded with spaces to a multiple of 8, as the reference implementation does.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    begin = 0
-    for name, (dtype, shape, nbytes) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
-        begin += nbytes
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    return len(raw).to_bytes(8, "little") + raw

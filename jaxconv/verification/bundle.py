@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.checkpoint import NUMPY_NAMES
-from jaxconv.planning import Model
-from jaxconv.tokens import Vocabulary
+from jaxconv.model import Model
+from jaxconv.tokenizer import Vocabulary
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output, read_object
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxconv.errors import RefusedError, SourceError, UsageError
-from jaxconv.plan import METHODS, Affine, Method
-from jaxconv.planning import Model
+from jaxconv.head import METHODS, Affine, Method
+from jaxconv.model import Model
 from jaxconv.presets import Preset
 from jaxconv.presets.detect import detect
-from jaxconv.tokens import Vocabulary
+from jaxconv.tokenizer import Vocabulary
 from jaxconv.verification.output import Output
 
 DTYPES = (None, "F32", "BF16", "F16")

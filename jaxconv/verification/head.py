@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxconv.checkpoint import Array
-from jaxconv.planning import Model
+from jaxconv.model import Model
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output, Stored
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxconv.errors import SourceError
+from jaxconv.json_files import read_optional_object
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
@@ -68,15 +69,7 @@ def read_output(folder: Path) -> Output:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object of a file, None when there is none. Raises `SourceError` for anything else."""
-    if not path.is_file():
-        return None
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is no JSON ({error}); convert the source again.") from None
-    if not isinstance(document, dict):
-        raise SourceError(f"{path} holds a JSON {type(document).__name__}; expected an object.")
-    return document
+    return read_optional_object(path, "Convert the source again.")
 
 
 def _file(path: Path, findings: list[str]) -> dict[str, Stored]:

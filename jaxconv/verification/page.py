@@ -14,6 +14,7 @@ from typing import Any
 from jaxconv.errors import OutputError
 from jaxconv.verification import charts
 from jaxconv.verification.report import Report
+from jaxconv.version import __version__
 
 PAGE, NUMBERS = "report.html", "report.json"
 WORST = 25  # rows of the page's table; the JSON has all
@@ -67,8 +68,6 @@ def write_report(folder: Path, report: Report, source: str, output: str) -> None
 def page(report: Report, source: str, output: str) -> str:
     """The HTML page: verdict, findings, numbers, charts, and the pairs that differ most."""
     from jinja2 import Environment, StrictUndefined
-
-    from jaxconv import __version__
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: _text(value, ".6f")

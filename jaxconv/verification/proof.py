@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError, UsageError, VerificationError
-from jaxconv.plan import Source
-from jaxconv.planning import Model, Options, read_model
-from jaxconv.sources import resolve
+from jaxconv.model import Model, ReadOptions, read_model
+from jaxconv.sources import Source, resolve
+from jaxconv.sources.hub import HubAccess
 from jaxconv.verification.bundle import check_config, check_template, check_tokenizer
 from jaxconv.verification.claims import Claims, expect
 from jaxconv.verification.head import Head, check_head
@@ -54,9 +54,9 @@ def verify(
     a report that cannot be written; everything else is a finding of the report.
     """
     place = None if report is None else prepare(Path(report).expanduser())
-    found = resolve(source, base=base, revision=revision, token=token, offline=offline)
+    found = resolve(source, base=base, access=HubAccess(revision, token, offline))
     claims = Claims(preset, method, classifier_from_tokens, token_ids)
-    options = Options(layout=layout, step=step, adapter=adapter)
+    options = ReadOptions(layout, step, adapter)
     proved = prove(
         found, Path(output).expanduser(), claims, options,
         pairs=pairs, backend=backend, device=device, tolerance=tolerance, structure_only=structure_only,
@@ -71,7 +71,7 @@ def prove(
     source: Source,
     folder: Path,
     claims: Claims,
-    options: Options,
+    options: ReadOptions,
     checkpoint: Checkpoint | None = None,
     *,
     pairs: str | Path | Sequence[tuple[str, str]] | None = None,
@@ -81,7 +81,7 @@ def prove(
     structure_only: bool = False,
     against_vllm: str | None = None,
 ) -> Report:
-    """`verify` for a source that is resolved, or open, already; of `options` only layout, step and adapter count."""
+    """`verify` for a source that is resolved, or open, already."""
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
     if against_vllm is not None and structure_only:
@@ -89,7 +89,7 @@ def prove(
     url = None if against_vllm is None else server_url(against_vllm)
     chosen: Pairs = read_pairs(pairs) if pairs is None or isinstance(pairs, str | Path) else tuple(pairs)
     output = read_output(folder)
-    model = read_model(source, Options(layout=options.layout, step=options.step, adapter=options.adapter), checkpoint)
+    model = read_model(source, options, checkpoint)
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
         raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.model import Model
 from jaxconv.pairs import parse_rows, read_rows
-from jaxconv.planning import Model
 from jaxconv.verification.bundle import render
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.head import combine

@@ -1,7 +1,9 @@
-"""Stage 5: plan (pure) -> stream -> publish."""
+"""Stage 5: plan the weight files (pure) -> stream them -> publish the directory."""
 
-from jaxconv.writer.plan import OutputFile, index_json, plan_files
+from jaxconv.writer.files import write_files
+from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.publish import staged_output
+from jaxconv.writer.shards import OutputFile, plan_files
 from jaxconv.writer.share import Written, write_share
 
-__all__ = ["OutputFile", "Written", "index_json", "plan_files", "staged_output", "write_share"]
+__all__ = ["OutputFile", "WriteOptions", "Written", "plan_files", "staged_output", "write_files", "write_share"]

@@ -12,14 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxconv.distributed import ALONE, Processes
-from jaxconv.errors import OutputError
+from jaxconv.errors import OutputError, UsageError
+from jaxconv.writer.options import WriteOptions
 
 PROVENANCE = "jaxconv.json"  # what marks a folder as an output of ours
 VISIBLE_SECONDS = 5  # in which another host of a shared file system has to see a new folder
 
 
-def check_output(output: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
-    """Refuses an output that exists, cannot be written, or overlaps a source. Raises `OutputError`."""
+def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOptions) -> None:
+    """Refuses an output that exists, cannot be written, or overlaps a source.
+
+    Raises:
+        OutputError: The output cannot be used.
+        UsageError: The output is an empty string.
+    """
+    if not str(output).strip():
+        raise UsageError("OUTPUT is empty. Name a new directory.")
+    output = Path(output).expanduser()
     target = output.resolve()
     for source in (path.resolve() for path in sources):
         if target == source:
@@ -30,9 +39,9 @@ def check_output(output: Path, sources: tuple[Path, ...], overwrite: bool) -> No
             raise OutputError(f"output {output} holds the source {source}; expected a folder apart from it.")
     if os.path.lexists(output):
         if not output.is_dir() or output.is_symlink():
-            raise OutputError(f"output {output} is no folder; expected a new folder. Name another one.")
+            raise OutputError(f"output {output} exists and is not a directory. Name a new one.")
         if any(output.iterdir()):
-            if not overwrite:
+            if not options.overwrite:
                 raise OutputError(f"output {output} exists and is not empty. Pass --overwrite or name another one.")
             if not (output / PROVENANCE).is_file():
                 raise OutputError(
@@ -52,7 +61,7 @@ def _nearest_parent(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def staged_output(output: Path, processes: Processes = ALONE) -> Iterator[Path]:
+def staged_output(output: Path, options: WriteOptions, processes: Processes = ALONE) -> Iterator[Path]:
     """A temporary folder that becomes `output` when the block ends well, and vanishes when it does not.
 
     The first process makes and publishes it; the others must see it. Folders made for it are removed again on

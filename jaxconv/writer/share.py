@@ -9,7 +9,8 @@ from pathlib import Path
 
 from jaxconv.distributed import Processes
 from jaxconv.errors import OutputError
-from jaxconv.writer.plan import OutputFile, assign
+from jaxconv.writer.options import WriteOptions
+from jaxconv.writer.shards import OutputFile, assign
 from jaxconv.writer.stream import write_file
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -25,7 +26,7 @@ class Written:
 
 
 def write_share(
-    files: Sequence[OutputFile], stage: Path, processes: Processes, *, copy_mode: str, hash: bool, progress: Progress | None
+    files: Sequence[OutputFile], stage: Path, processes: Processes, *, options: WriteOptions, progress: Progress | None
 ) -> dict[str, Written]:
     """Writes the files that fall to this process into `stage`, and returns what became of all files, in their order.
 
@@ -48,9 +49,9 @@ def write_share(
         with processes.reading(file.tensors) as tensors:
             if owner == processes.rank:
                 processes.check()
-                how = write_file(replace(file, tensors=tuple(tensors)), stage, copy_mode, advance)
+                how = write_file(replace(file, tensors=tuple(tensors)), stage, options.copy_mode, advance)
                 path = stage / file.name
-                own[file.name] = (how, path.stat().st_size, _sha256(path) if hash else None)
+                own[file.name] = (how, path.stat().st_size, _sha256(path) if options.hash else None)
     reports = {name: Written(*said) for share in processes.exchange(own) for name, said in share.items()}
     for name, written in reports.items():
         found = (stage / name).stat().st_size if (stage / name).is_file() else None

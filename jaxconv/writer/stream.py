@@ -12,8 +12,8 @@ from pathlib import Path
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.readers.safetensors import header_bytes
-from jaxconv.writer.plan import METADATA, OutputFile
+from jaxconv.safetensors_header import header_bytes
+from jaxconv.writer.shards import METADATA, OutputFile
 
 CHUNK = 1 << 26  # bytes a kernel copy moves between two reports of progress
 BLOCK = 1 << 22  # bytes of a transposed matrix that are put in order at once

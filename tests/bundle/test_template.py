@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jaxconv.bundle.template import prompt_for, render
 from jaxconv.errors import UsageError
+from jaxconv.plan import prompt_for
 from jaxconv.presets import get
+from jaxconv.prompt import render
 
 QUERY, DOCUMENT = "what\nis {{ it }}?", "  a <|im_end|> document\n"
 

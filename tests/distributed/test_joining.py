@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxconv.cli import main
 from jaxconv.distributed import links
 from jaxconv.errors import JaxconvError, ProcessError
-from jaxconv.writer.plan import SCORE_FILE, OutputFile, assign
+from jaxconv.writer.shards import SCORE_FILE, OutputFile, assign
 from tests.support.processes import TOKENS, flags, free_port
 from tests.support.refs import array_ref
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 import jaxconv
-from jaxconv.bundle.template import prompt_for, render
 from jaxconv.errors import RefusedError, TokenError, UsageError
 from jaxconv.families.table import FAMILIES
-from jaxconv.plan import METHODS, Source
+from jaxconv.head import METHODS
+from jaxconv.plan import prompt_for
 from jaxconv.presets import Preset, for_hub_id, get, presets
 from jaxconv.presets.detect import detect
+from jaxconv.prompt import render
+from jaxconv.sources import Source
 
 CONVERTIBLE = [preset for preset in presets() if not preset.refusal]
 REFUSED = [preset for preset in presets() if preset.refusal]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 import jaxconv
-from jaxconv.bundle.sentence_transformers import TEMPLATE
+from jaxconv.bundle.sentence_transformers import NAMED_TEMPLATE as TEMPLATE
 from jaxconv.presets import Preset, get, presets
 from jaxconv.scoring import Scorer
 from tests.support.authors import Encode, authors_code

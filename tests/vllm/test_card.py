@@ -93,7 +93,7 @@ def test_several_labels(tmp_path: Path) -> None:
     logits = jaxconv.load(output).logits([(QUERY, DOCUMENTS[0])])[0]
     (found,) = printed["/classify"]["data"]
     assert found["label"] == names[max(range(3), key=logits.__getitem__)]
-    from jaxconv.scoring import activate
+    from jaxconv.activation import activate
 
     assert found["probs"] == pytest.approx(activate({}, logits), abs=1e-2)
     assert printed["/classify"]["usage"]["prompt_tokens"] == len(jaxconv.load(output).encode(QUERY, DOCUMENTS[0]))

@@ -8,12 +8,12 @@ with is written as an expression.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UsageError
-from jaxconv.plan import Prompt
-from jaxconv.presets import Preset
 
 # Brings what vLLM passes (messages) into the variables of a prompt.
 PREAMBLE = """\
@@ -25,7 +25,27 @@ PREAMBLE = """\
 {%- set query = ns.query -%}
 {%- set document = ns.document -%}
 """
+TEMPLATE_NAME = "score_template.jinja"
 PLAIN = "{{- query -}}{{- document -}}"  # what vLLM does without a template
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The prompt of a reranker: a Jinja template over `query`, `document` and `instruction`.
+
+    Attributes:
+        template: The text that vLLM's `--chat-template` takes.
+        known: False for the plain query-then-document pair that stands in for a missing template.
+        instruction: The default instruction of the template.
+        max_length: The longest prompt in tokens that the authors' code lets through.
+        caveat: Where the token ids of the prompt are not those of the authors' code.
+    """
+
+    template: str
+    known: bool = True
+    instruction: str | None = None
+    max_length: int | None = None
+    caveat: str | None = None
 
 
 def vllm_template(body: str, instruction: str | None = None) -> str:
@@ -43,17 +63,6 @@ def vllm_template(body: str, instruction: str | None = None) -> str:
         default = "{%- set instruction = instruction | default(" + json.dumps(instruction, ensure_ascii=False) + ") -%}\n"
     # {{- "" }} ends the trimming of the preamble, so that white space at the start of the body stays.
     return PREAMBLE + default + '{{- "" }}' + text + ending
-
-
-def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
-    """The prompt of a preset or of a user's template text; the plain pair, marked unknown, without both."""
-    if template is not None:
-        # A file ends in a newline that Jinja, and every editor, does not count as content.
-        return Prompt(vllm_template(template.removesuffix("\n")))
-    if preset is None or preset.template is None:
-        return Prompt(vllm_template(PLAIN), known=False)
-    text = vllm_template(preset.template, preset.instruction)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
 
 
 @cache
@@ -81,3 +90,17 @@ def render(template: str, query: str, document: str, instruction: str | None = N
         return str(_compiled(template).render(messages=messages, add_generation_prompt=False, **extra))
     except TemplateError as error:
         raise UsageError(f"the template cannot be rendered: {error}. See `jaxconv presets` for ones that can.") from None
+
+
+def read_template(path: str | Path | None) -> str | None:
+    """The text of a `--template` file, or None without one.
+
+    Raises:
+        UsageError: The file cannot be read or is not UTF-8.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--template {path} cannot be read ({error}); expected a Jinja file in UTF-8.") from None

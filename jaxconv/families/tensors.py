@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.family import Family, text_config
-from jaxconv.plan import LmHead
 
 HEAD, HEAD_BIAS = "lm_head.weight", "lm_head.bias"
 EMBEDDING = "model.embed_tokens.weight"
@@ -20,6 +20,15 @@ QUANTISED = re.compile(
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 LISTED = 5
 COMPARE_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class LmHead:
+    """The tensor whose rows are the vocabulary: shape [vocab_size, hidden_size]."""
+
+    weight: TensorRef
+    bias: TensorRef | None
+    tied: bool
 
 
 def check_backbone(checkpoint: Checkpoint, family: Family, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -86,9 +95,10 @@ def _other_model(tensors: Mapping[str, TensorRef], config: Mapping[str, Any]) ->
     return f"In config.json {'; '.join(said)}. " if said else ""
 
 
-def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, Any]) -> LmHead:
+def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, Any], *, compare: bool = True) -> LmHead:
     """The matrix whose rows score tokens: `lm_head.weight`, or the embedding when tied and there is no other.
 
+    `compare` reads both where the config ties them and the checkpoint stores both.
     Raises `SourceError` for a head that is not there or of another shape, `RefusedError` when the config
     ties head and embedding and the file holds two that differ.
     """
@@ -104,7 +114,7 @@ def find_lm_head(checkpoint: Checkpoint, family: Family, config: Mapping[str, An
         )
     if head is not None and head.shape != embedding.shape:
         raise SourceError(f"{HEAD} is {list(head.shape)}; expected {list(embedding.shape)}, as {EMBEDDING}.")
-    if tied and head is not None and not checkpoint.headers_only and not _equal(head, embedding):
+    if tied and head is not None and compare and not _equal(head, embedding):
         raise RefusedError(
             f"{HEAD} and {EMBEDDING} differ, but tie_word_embeddings in config.json is {flag} (tied): loaders would "
             f'disagree. Set "tie_word_embeddings": false in config.json to score with {HEAD}, or remove that tensor.'

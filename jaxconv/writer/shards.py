@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.checkpoint import DTYPE_BITS, Checkpoint, TensorRef, numpy_dtype
-from jaxconv.readers.safetensors import INDEX, SINGLE
+from jaxconv.checkpoint import Checkpoint, TensorRef, numpy_dtype
+from jaxconv.json_files import dump_json
+from jaxconv.safetensors_header import INDEX, SINGLE
+from jaxconv.writer.options import WriteOptions
 
 SCORE_FILE = "model-score.safetensors"
 METADATA = {"format": "pt"}
@@ -44,34 +45,33 @@ def cast(ref: TensorRef, dtype: str | None) -> TensorRef:
 
 
 def plan_files(
-    checkpoint: Checkpoint,
-    backbone: Sequence[str],
-    score: Sequence[TensorRef],
-    *,
-    dtype: str | None,
-    keep_files: bool,
-    max_shard_bytes: int,
+    checkpoint: Checkpoint, score: Sequence[TensorRef], dtype: str | None, options: WriteOptions
 ) -> tuple[OutputFile, ...]:
     """The output files for the backbone tensors and the score tensors.
 
-    Source shards whose tensors all stay are taken verbatim, others are rewritten under their own name. With
-    `keep_files` (link, reflink) a single source file is kept whole too, as a shard beside the score;
-    without it a single file gives a single file. Sources that are not shards yet, or are cast, are cut
-    into shards of at most `max_shard_bytes`.
+    Source shards whose tensors all stay are taken verbatim, others are rewritten under their own name. With the copy
+    modes link and reflink a single source file is kept whole too, as a shard beside the score; with copy a single file
+    gives a single file. Sources that are not shards yet, or are cast, are cut into shards.
+
+    Args:
+        checkpoint: The backbone's tensors.
+        score: The score head's tensors.
+        dtype: The safetensors dtype that the backbone is cast to; None: as stored.
+        options: Copy mode and shard size.
     """
-    kept = set(backbone)
+    backbone = checkpoint.tensors
     if not checkpoint.shards or dtype is not None or checkpoint.metadata.get("format") == "flax":
-        tensors = [cast(checkpoint.tensors[name], dtype) for name in backbone]
-        return _cut([*tensors, *score], max_shard_bytes)
+        tensors = [cast(ref, dtype) for ref in backbone.values()]
+        return _cut([*tensors, *score], options.max_shard_bytes)
     files = []
     for shard in checkpoint.shards:
-        tensors = [checkpoint.tensors[name] for name in shard.tensors if name in kept]
+        tensors = [backbone[name] for name in shard.tensors if name in backbone]
         if tensors:
             whole = len(tensors) == len(shard.tensors) and all(ref.extent is not None for ref in tensors)
             files.append(OutputFile(shard.path.name, tuple(tensors), shard.path if whole else None))
     if len(checkpoint.shards) == 1 and checkpoint.shards[0].path.name == SINGLE:
         only = files[0]
-        if not (keep_files and only.verbatim):
+        if options.copy_mode == "copy" or only.verbatim is None:
             return (OutputFile(SINGLE, (*only.tensors, *score)),)
         # Beside an index no file may be called model.safetensors: transformers would load it alone.
         files = [OutputFile("model-backbone.safetensors", only.tensors, only.verbatim)]
@@ -105,10 +105,10 @@ def assign(files: Sequence[OutputFile], processes: int) -> tuple[int, ...]:
     return tuple(owners)
 
 
-def index_json(files: Sequence[OutputFile]) -> tuple[str, str] | None:
-    """Name and text of the index for several files; None for the single `model.safetensors`."""
+def index_file(files: Sequence[OutputFile]) -> dict[str, bytes]:
+    """The name and content of the index for several files; empty for the single `model.safetensors`."""
     if [file.name for file in files] == [SINGLE]:
-        return None
+        return {}
     weight_map = {ref.name: file.name for file in files for ref in file.tensors}
     document = {
         "metadata": {
@@ -117,12 +117,4 @@ def index_json(files: Sequence[OutputFile]) -> tuple[str, str] | None:
         },
         "weight_map": dict(sorted(weight_map.items())),
     }
-    return INDEX, json.dumps(document, indent=2) + "\n"
-
-
-def dominant_dtype(tensors: Mapping[str, TensorRef]) -> str:
-    """The dtype that most bytes of the tensors have."""
-    sizes: dict[str, int] = {}
-    for ref in tensors.values():
-        sizes[ref.dtype] = sizes.get(ref.dtype, 0) + math.prod(ref.shape) * DTYPE_BITS[ref.dtype]
-    return max(sizes, key=lambda dtype: sizes[dtype])
+    return {INDEX: dump_json(document)}

@@ -1,0 +1,83 @@
+"""Checks the arguments of the public functions against their annotations, in the caller's terms."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from jaxconv.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+NAMES: Mapping[Any, str] = {
+    str: "a string", Path: "a path", int: "a whole number", float: "a number", bool: "True or False", type(None): "None",
+}  # fmt: skip
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function whose calls are checked before they run.
+
+    Annotations of strings, numbers, paths, sequences and tuples of them and None are checked; others are not.
+
+    Raises (the decorated function):
+        UsageError: A parameter is unknown or missing, or an argument has the wrong type.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            known = ", ".join(signature.parameters)
+            raise UsageError(f"{function.__name__}: {error}. Its parameters are: {known}.") from None
+        hints = _hints(function)
+        for name, value in bound.arguments.items():
+            if name in hints and not _fits(value, hints[name]):
+                raise UsageError(
+                    f"{function.__name__}: {name} is {value!r:.60}; expected {_describe(hints[name])}."
+                    + (f" For one entry write [{value!r:.60}]." if isinstance(value, str) else "")
+                )
+        return function(*args, **kwargs)
+
+    return call
+
+
+@functools.cache
+def _hints(function: Callable[..., object]) -> Mapping[str, Any]:
+    return get_type_hints(function)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value has the annotated type; annotations that are not of the known kinds always fit."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in args)
+    if origin is Sequence:
+        return (
+            isinstance(value, Sequence)
+            and not isinstance(value, str | bytes)
+            and all(_fits(entry, args[0]) for entry in value)
+        )
+    if origin is tuple:
+        return isinstance(value, tuple | list) and len(value) == len(args) and all(map(_fits, value, args))
+    if hint is bool or hint is int:
+        return type(value) is hint
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in NAMES else True
+
+
+def _describe(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in args)
+    if origin is Sequence:
+        return f"a list, each entry {_describe(args[0])}"
+    if origin is tuple:
+        return f"a pair of {' and '.join(_describe(entry) for entry in args)}"
+    return NAMES.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,81 @@
+"""Reads JSON that somebody else wrote. No other module parses a user's JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jaxconv.errors import SourceError
+
+# A JSON object whose values have not been checked yet.
+JsonObject: TypeAlias = Mapping[str, Any]
+
+Pairs: TypeAlias = list[tuple[str, Any]]
+
+
+def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
+    """Parses one JSON document.
+
+    Args:
+        raw: The document; bytes may be UTF-8 (with or without a byte order mark), UTF-16 or UTF-32.
+        name: What the document is called in an error message.
+        remedy: The sentence that ends an error message: what to do about a damaged document.
+        pairs: Builds each object from its (key, value) pairs; a dict by default.
+
+    Raises:
+        SourceError: The document is not JSON, is nested too deeply, or holds a number that is too long.
+    """
+    try:
+        return json.loads(raw, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{name} is not valid JSON ({error}). {remedy}") from None
+
+
+def read_json(path: Path, remedy: str = "Download it again.") -> Any:
+    """The JSON document of a file, or None if the file does not exist.
+
+    Raises:
+        SourceError: The file cannot be read, or is not JSON.
+    """
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+    return parse_json(raw, str(path), remedy)
+
+
+def read_optional_object(path: Path, remedy: str = "Download it again.") -> dict[str, Any] | None:
+    """The JSON object of a file, or None if the file does not exist.
+
+    Raises:
+        SourceError: The file cannot be read, is not JSON, or holds something other than an object.
+    """
+    document = read_json(path, remedy)
+    if document is not None and not isinstance(document, dict):
+        raise SourceError(f"{path} holds a JSON {type(document).__name__}; expected an object. {remedy}")
+    return document
+
+
+def read_object(path: Path, purpose: str) -> dict[str, Any]:
+    """The JSON object of a file that must exist.
+
+    Args:
+        path: The file.
+        purpose: What the file is, for the error message ("the model's configuration").
+
+    Raises:
+        SourceError: The file is missing, cannot be read, is not JSON, or holds something other than an object.
+    """
+    document = read_optional_object(path)
+    if document is None:
+        raise SourceError(f"{path.parent} has no {path.name}; expected {purpose}. Pass --base with a model that has it.")
+    return document
+
+
+def dump_json(document: object) -> bytes:
+    """A JSON document as jaxconv writes it: indented, UTF-8, with a final newline."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

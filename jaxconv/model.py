@@ -1,0 +1,120 @@
+"""What a source is, whatever is asked of it: reader -> layout -> family -> adapter -> head."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxconv.adapter import Adapter, merge_adapter, read_adapter
+from jaxconv.checkpoint import Checkpoint, dominant_dtype
+from jaxconv.families import (
+    Family,
+    LmHead,
+    LogitTransform,
+    check_backbone,
+    family_for,
+    find_lm_head,
+    text_config,
+    tie_word_embeddings,
+)  # fmt: skip
+from jaxconv.json_files import JsonObject, read_object
+from jaxconv.layouts import to_hf
+from jaxconv.readers import open_checkpoint
+from jaxconv.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a source is read.
+
+    Attributes:
+        layout: The layout of the tensor names; detected if None.
+        step: The step of a checkpoint manager's root; the newest if None.
+        adapter: The directory of a PEFT LoRA adapter that is merged into the tensors.
+    """
+
+    layout: str | None = None
+    step: int | None = None
+    adapter: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A causal LM whose tensors have been located and checked, none of them read.
+
+    Attributes:
+        source: Where its files lie.
+        checkpoint: The backbone's tensors under Hugging Face names, without the head.
+        format: The container the tensors lie in.
+        layout: The layout their names had.
+        config: The source's config.json.
+        family: The family's answers.
+        lm_head: The tensor whose rows score tokens.
+        transform: What follows `hidden @ lm_head.T` in the causal LM.
+        num_parameters: Elements of all stored tensors, the head included.
+        nbytes: Bytes of all stored tensors, the head included.
+        dtype: The safetensors dtype name that most of these bytes have.
+        adapter: The adapter that is merged into the checkpoint.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    format: str
+    layout: str
+    config: JsonObject
+    family: Family
+    lm_head: LmHead
+    transform: LogitTransform
+    num_parameters: int
+    nbytes: int
+    dtype: str
+    adapter: Adapter | None = None
+
+
+def read_config(source: Source) -> JsonObject:
+    """The config.json of a source. Raises `SourceError` if it is missing or damaged."""
+    return read_object(source.assets / "config.json", "the model's configuration")
+
+
+def read_model(
+    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: bool = True
+) -> Model:
+    """The model of a source.
+
+    Args:
+        source: The source.
+        options: How it is read.
+        opened: Its checkpoint, if it is open already.
+        compare_heads: Whether head and embedding are read and compared where the config ties them and both are stored.
+
+    Raises:
+        SourceError: The source is damaged, or its config and tensors disagree.
+        RefusedError: The source cannot be converted exactly.
+    """
+    config = read_config(source)
+    family = family_for(config)
+    opened = opened or open_checkpoint(source.weights, options.step)
+    layout, checkpoint = to_hf(opened, text_config(config), options.layout)
+    stored = checkpoint.tensors.values()
+    backbone = set(check_backbone(checkpoint, family, text_config(config)))
+    adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
+    if adapter is not None:
+        checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
+    lm_head = find_lm_head(checkpoint, family, config, compare=compare_heads)
+    tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
+    return Model(
+        source=source,
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
+        format=opened.format,
+        layout=layout,
+        config=config,
+        family=family,
+        lm_head=lm_head,
+        transform=dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None),
+        num_parameters=sum(math.prod(ref.shape) for ref in stored),
+        nbytes=sum(ref.nbytes for ref in stored),
+        dtype=dominant_dtype(stored),
+        adapter=adapter,
+    )

@@ -1,0 +1,148 @@
+"""The header of a safetensors file: parsed with every claim checked, and built.
+
+Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxconv.checkpoint import DTYPE_BITS
+from jaxconv.errors import SourceError
+from jaxconv.json_files import Pairs, parse_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+MAX_NUMBER = 1 << 63  # no dimension or offset is larger
+REMEDY = "Download it again."
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a header: its safetensors dtype name, its shape, and its bytes within the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header: tensors by name in file order, `__metadata__`, where the data starts, and the file's size."""
+
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    data_start: int
+    file_size: int
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks the header of a file.
+
+    Raises:
+        SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
+    """
+    document, data_start, file_size = _read_document(path)
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise SourceError(f"{path}: __metadata__ is {type(metadata).__name__}; expected an object of strings. {REMEDY}")
+    entries = [(name, _entry(path, name, value)) for name, value in document.items()]
+    entries.sort(key=lambda item: (item[1].begin, item[1].end))
+    _check_contiguous(path, entries, data_start, file_size)
+    return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, file_size)
+
+
+def _read_document(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The JSON of the header, the offset of the data, and the size of the file."""
+    try:
+        size = path.stat().st_size
+        if size < 8:
+            raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(size - 8, MAX_HEADER):
+                raise SourceError(
+                    f"{path}: the header claims {length} bytes, the file has {size} (limit {MAX_HEADER}). "
+                    "It is truncated or not a safetensors file; download it again."
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+    document = parse_json(raw, f"{path}: the header", REMEDY, _unique)
+    if not isinstance(document, dict):
+        raise SourceError(f"{path}: the header is a JSON {type(document).__name__}; expected an object. {REMEDY}")
+    return document, 8 + length, size
+
+
+def _unique(pairs: Pairs) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return document
+
+
+def _entry(path: Path, name: str, value: Any) -> Entry:
+    """One checked entry of a header."""
+    try:
+        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise SourceError(f"{path}: tensor {name} lacks dtype, shape or data_offsets: {value!r:.200}. {REMEDY}") from None
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise SourceError(f"{path}: tensor {name} has the unknown dtype {dtype!r:.60}; known: {', '.join(DTYPE_BITS)}.")
+    numbers = (*shape, begin, end)
+    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers) or begin > end:
+        raise SourceError(
+            f"{path}: tensor {name} has shape {list(shape)!r:.200} and data_offsets {[begin, end]!r:.200}; "
+            f"expected whole numbers of zero or more. {REMEDY}"
+        )
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if bits != (end - begin) * 8:
+        raise SourceError(
+            f"{path}: tensor {name} of {dtype} {list(shape)!r:.200} needs {-(-bits // 8)} bytes, "
+            f"its offsets give {end - begin}. {REMEDY}"
+        )
+    return Entry(dtype, shape, begin, end)
+
+
+def _check_contiguous(path: Path, entries: Iterable[tuple[str, Entry]], data_start: int, file_size: int) -> None:
+    end = 0
+    for name, entry in entries:
+        if entry.begin != end:
+            kind = "overlaps" if entry.begin < end else "leaves a hole after"
+            raise SourceError(f"{path}: tensor {name} at byte {entry.begin} {kind} the one that ends at {end}. {REMEDY}")
+        end = entry.end
+    if data_start + end != file_size:
+        state = "truncated" if data_start + end > file_size else "followed by bytes that no tensor owns"
+        raise SourceError(f"{path} is {state}: it has {file_size} bytes, its header describes {data_start + end}. {REMEDY}")
+
+
+def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
+    """The length prefix and JSON header of a file.
+
+    Args:
+        tensors: Name -> (dtype, shape, size in bytes), in file order.
+        metadata: The content of `__metadata__`; left out if empty.
+
+    Returns:
+        The bytes, padded with spaces to a multiple of 8 as the reference implementation does.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    begin = 0
+    for name, (dtype, shape, nbytes) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
+        begin += nbytes
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def format_of(metadata: Mapping[str, str]) -> str:
+    """The name of the checkpoint format: Flax writes safetensors too, with its own tensor names."""
+    return "flax_safetensors" if metadata.get("format") == "flax" else "safetensors"
