@@ -145,6 +145,6 @@ def test_one_format_of_weights_is_chosen() -> None:
 
 def test_sizes_are_read_as_on_the_hub() -> None:
     """5GB is decimal; nonsense is refused."""
-    assert parse_size("5GB") == 5 * 10**9 and max_shard_bytes("500 mb") == 5 * 10**8
+    assert parse_size("5GB") == 5 * 10**9 and parse_size("500 mb") == 5 * 10**8
     with pytest.raises(UsageError, match="0GB"):
         parse_size("0GB")
