@@ -122,7 +122,7 @@ def test_an_adapter_beside_the_weights_has_no_effect(qwen3: Path, tmp_path: Path
     assert get_backend(backend, "cpu").classifier(tmp_path / "out").logits(PROMPTS) == before
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 5e-2)])
 def test_classifiers_agree_in_every_dtype(qwen3: Path, tmp_path: Path, dtype: str, tolerance: float) -> None:
     """Logits of both backends are close to float32 ones, as far as the backbone's dtype allows."""
     jaxconv.convert(qwen3, tmp_path / "out", classifier_from_tokens=["no", "yes"], backend="numpy")
