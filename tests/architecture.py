@@ -18,8 +18,8 @@ PACKAGES = ("jaxconv", "torch_backend")
 ROOMS = (
     "torch_backend", "version", "errors", "json_files", "checkpoint", "safetensors_header", "arguments", "activation",
     "sources", "readers", "layouts", "families", "quantisation", "adapter", "tokenizer", "prompt", "special_tokens",
-    "pad_token", "models", "backends", "head", "tokens", "presets", "model", "plan", "distributed", "writer", "bundle", "inspection",
-    "pairs", "scoring", "verification", "conversion", "live", "__init__", "cli", "__main__",
+    "pad_token", "models", "backends", "head", "tokens", "presets", "model", "plan", "distributed", "writer", "bundle",
+    "inspection", "pairs", "scoring", "verification", "conversion", "live", "__init__", "cli", "__main__",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 50
 
