@@ -200,7 +200,15 @@ def convert_resolved(
     opened: Checkpoint | None = None,
     processes: Processes = ALONE,
 ) -> ConversionResult:
-    """Like `convert`, for a resolved source or an open checkpoint."""
+    """Like `convert`, for a resolved source or an open checkpoint.
+
+    Args:
+        source: The resolved source.
+        output: The directory to create.
+        request: All other options.
+        opened: The checkpoint of the source, if it is open already.
+        processes: The processes that share the work.
+    """
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
@@ -276,7 +284,7 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
 
 
 def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
-    """`score.weight` F32 [num_labels, hidden_size] and, unless it is zero, `score.bias` F32 [num_labels]."""
+    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels]."""
 
     def in_memory(name: str, array: Array) -> TensorRef:
         return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))

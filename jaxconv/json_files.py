@@ -36,6 +36,10 @@ def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs]
 def read_json(path: Path, remedy: str = "Download it again.") -> Any:
     """The JSON document of a file, or None if the file does not exist.
 
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error message.
+
     Raises:
         SourceError: The file cannot be read, or is not JSON.
     """
@@ -50,6 +54,10 @@ def read_json(path: Path, remedy: str = "Download it again.") -> Any:
 
 def read_optional_object(path: Path, remedy: str = "Download it again.") -> dict[str, Any] | None:
     """The JSON object of a file, or None if the file does not exist.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error message.
 
     Raises:
         SourceError: The file cannot be read, is not JSON, or holds something other than an object.

@@ -109,7 +109,11 @@ class Plan:
 
 
 def make_plan(model: Model, options: PlanOptions) -> Plan:
-    """Decides what a conversion of the model will do.
+    """Decides what a conversion will do.
+
+    Args:
+        model: The source.
+        options: What the caller chose.
 
     Raises:
         JaxconvError: The conversion would not be exact, or an option does not fit.
@@ -158,7 +162,7 @@ def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:
-    """Keys that would make vLLM convert a converted checkpoint again."""
+    """Keys of a `config` that would make vLLM convert a converted checkpoint again."""
     return [key for key in ON_THE_FLY if key in config]
 
 

@@ -44,7 +44,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Reads and checks the header of a file.
+    """Reads and checks the header of the file at `path`.
 
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
@@ -144,5 +144,5 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
 
 
 def format_of(metadata: Mapping[str, str]) -> str:
-    """The name of the checkpoint format: Flax writes safetensors too, with its own tensor names."""
+    """The name of the checkpoint format, by the file's `metadata`: Flax writes safetensors too, with its own tensor names."""
     return "flax_safetensors" if metadata.get("format") == "flax" else "safetensors"

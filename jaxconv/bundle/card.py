@@ -113,7 +113,13 @@ jaxconv score . --query "what is the capital of France?" --document "Paris is th
 
 
 def card(plan: Plan) -> str:
-    """The model card. A bias in the head is honoured by vLLM and ignored by transformers, which the card says."""
+    """The model card of the output that a plan describes.
+
+    vLLM adds a `score.bias` and transformers ignores it, which the card says.
+
+    Args:
+        plan: The plan of the conversion.
+    """
     source = plan.model.source.hub_id
     notes = [f"- Note: {warning}\n" for warning in plan.warnings]
     if plan.calibration.bias and plan.model.family.transformers_seq_cls:
@@ -147,7 +153,14 @@ def card(plan: Plan) -> str:
 
 
 def serve_command(plan: Plan, folder: str) -> str:
-    """The command that serves an output. vLLM would run a float32 checkpoint in float16, unless it is told not to."""
+    """The command that serves an output.
+
+    vLLM would run a float32 checkpoint in float16 unless it is told not to.
+
+    Args:
+        plan: The plan of the conversion.
+        folder: The output directory; "." in its own card.
+    """
     template = TEMPLATE_NAME if folder == "." else f"{folder}/{TEMPLATE_NAME}"
     dtype = " --dtype float32" if plan.output_dtype == "float32" else ""
     return f"vllm serve {folder} --runner pooling{dtype} --chat-template {template}"

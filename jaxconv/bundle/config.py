@@ -16,7 +16,7 @@ DROPPED = (*ON_THE_FLY, "auto_map", "num_labels", "problem_type", "head_dtype", 
 
 
 def output_config(plan: Plan) -> dict[str, Any]:
-    """The classifier's config."""
+    """The classifier's config.json, from the source's config and the decisions of `plan`."""
     labels = [f"LABEL_{number}" for number in range(plan.num_labels)]
     if plan.method == "no_post_processing" and plan.num_labels > 1:
         labels = [token.text for token in plan.tokens]

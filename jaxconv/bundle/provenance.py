@@ -17,7 +17,10 @@ LIBRARIES = ("numpy", "ml_dtypes", "tokenizers", "jinja2")
 
 
 def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
-    """The record of a conversion. Tokens are false first, true second."""
+    """The record of a conversion: the decisions of `plan`, and the sha256 of the rows that made `head`.
+
+    Tokens are false first, true second.
+    """
     model, transform = plan.model, plan.model.transform
     return {
         "jaxconv": __version__,

@@ -35,7 +35,13 @@ GUARD = {"tools": None}
 
 
 def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
-    """The settings and the named template; none if transformers has no class of the family, which CrossEncoder needs."""
+    """The settings and the named template of a plan.
+
+    There are none if transformers has no class of the family, which CrossEncoder needs.
+
+    Args:
+        plan: The plan of the conversion.
+    """
     if plan.named_template is None:
         return {}
     settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
@@ -58,7 +64,11 @@ def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
 
 
 def longest_prompt(plan: Plan) -> int | None:
-    """The authors' longest prompt in tokens, never more than the model has positions; None where none is known."""
+    """The longest prompt of the plan's reranker in tokens, as its authors' code has it; None if that is not known.
+
+    It is never longer than the model has positions.
+    """
+    if plan.prompt.max_length is None:
+        return None
     positions = text_config(plan.model.config).get("max_position_embeddings")
-    known = [length for length in (plan.prompt.max_length, positions) if isinstance(length, int)]
-    return min(known) if plan.prompt.max_length is not None else None
+    return min(plan.prompt.max_length, positions) if isinstance(positions, int) else plan.prompt.max_length

@@ -11,7 +11,7 @@ SETTINGS = "tokenizer_config.json"
 
 
 def tokenizer_files(plan: Plan) -> dict[str, bytes]:
-    """The files that are copied; `tokenizer_config.json` gains a `pad_token` if the tokenizer has none."""
+    """The tokenizer's files as a plan has them; `tokenizer_config.json` gains a `pad_token` if the tokenizer has none."""
     files = dict(plan.assets)
     if plan.pad_token is not None and plan.pad_token.added:
         raw = files.get(SETTINGS)
@@ -21,7 +21,10 @@ def tokenizer_files(plan: Plan) -> dict[str, bytes]:
 
 
 def default_chat_template(plan: Plan) -> str | None:
-    """The chat template that only tokenizer_config.json holds: transformers ignores it once there is a named file."""
+    """The chat template that only tokenizer_config.json of a plan's source holds.
+
+    transformers ignores it once there is a named template in a file.
+    """
     raw = plan.assets.get(SETTINGS)
     if raw is None or "chat_template.jinja" in plan.assets:
         return None
