@@ -15,10 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = ("3.11", "3.12", "3.13")
-PACKAGES = ("pytest", "pytest-xdist", "hypothesis", "mypy")
+PACKAGES = ("pytest", "pytest-xdist", "hypothesis", "mypy", "orbax-checkpoint")
 FAST = (
-    "tests/golden", "tests/layouts/test_rules.py", "tests/foreign/test_fixtures.py", "tests/test_architecture.py",
-    "tests/verification/test_report.py",
+    "tests/golden", "tests/layouts/test_rules.py", "tests/readers/test_flax_msgpack.py", "tests/readers/test_orbax.py",
+    "tests/readers/test_training_state.py", "tests/models/test_batching.py", "tests/test_architecture.py",
 )  # fmt: skip
 
 
