@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxconv.arguments import checked
 from jaxconv.backends import get_backend
@@ -18,7 +18,7 @@ from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.inspection import describe_plan
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.prompt import read_template
@@ -73,7 +73,7 @@ class ConversionResult:
     report: Report | None = None
     process_id: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The result as `jaxconv convert --json` prints it."""
         return {
             **describe_plan(self.plan),

@@ -10,19 +10,18 @@ are what vLLM 0.33 asks for (transformers_utils/config.py). The source's own fil
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from jaxconv.activation import TORCH_CLASSES
 from jaxconv.bundle.tokenizer import default_chat_template
 from jaxconv.families import text_config
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.plan import Plan
 
 NAME = "jaxconv_score"
 NAMED_TEMPLATE = f"additional_chat_templates/{NAME}.jinja"  # where transformers looks for named templates
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 LOGITS = {"method": "forward", "method_output_name": "logits"}
-TRANSFORMER: dict[str, Any] = {
+TRANSFORMER: JsonDict = {
     "transformer_task": "sequence-classification",
     "modality_config": {"text": LOGITS, "message": {**LOGITS, "format": "flat"}},
     "module_output_name": "scores",
@@ -44,7 +43,7 @@ def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
     """
     if plan.named_template is None:
         return {}
-    settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    settings: JsonDict = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
     if plan.activation in TORCH_CLASSES:
         settings["activation_fn"] = TORCH_CLASSES[plan.activation]
     transformer = copy.deepcopy(TRANSFORMER)
