@@ -111,7 +111,7 @@ def _located(config: JsonObject, companions: Mapping[str, JsonObject]) -> tuple[
         if name in companions:
             raise RefusedError(
                 f"{name} speaks of quantisation and {CONFIG} has no quantization_config, without which no current reader "
-                f'loads the weights. Put the content into {CONFIG} as quantization_config, with "quant_method": "gptq" or "awq".'
+                f'loads it. Put the content into {CONFIG} as quantization_config, with "quant_method": "gptq" or "awq".'
             )
     return (), companions.get(ALONE)
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 NAME = "awq"
 METHODS = frozenset({"awq"})
 COMPANIONS: Mapping[str, Mapping[str, str]] = {
-    "quant_config.json": {"w_bit": "bits", "q_group_size": "group_size", "zero_point": "zero_point", "version": "version"}
+    "quant_config.json": {"w_bit": "bits", "q_group_size": "group_size", "zero_point": "zero_point", "version": "version"},
+    "quantize_config.json": {key: key for key in ("bits", "group_size", "zero_point", "version")},
 }
 SERVING_DTYPES = ("float16", "bfloat16")
 
