@@ -26,15 +26,17 @@ def consumers(
     vllm: str = "",
     transformers: str = "",
     sentence_transformers: str | None = None,
+    vllm_reads: bool = True,
     transformers_reads: bool = True,
     sentence_transformers_reads: bool | None = None,
 ) -> tuple[Consumer, Consumer, Consumer]:
-    """The three consumers of an output that vLLM reads.
+    """The three consumers of an output.
 
     Args:
         vllm: What to know before serving it.
         transformers: What to know before loading it with transformers.
         sentence_transformers: The same of CrossEncoder; by default what holds for transformers.
+        vllm_reads: Whether vLLM gives the right scores.
         transformers_reads: Whether transformers gives the right scores.
         sentence_transformers_reads: The same of CrossEncoder; by default as transformers.
     """
@@ -43,7 +45,7 @@ def consumers(
     if sentence_transformers_reads is None:
         sentence_transformers_reads = transformers_reads
     return (
-        Consumer("vllm", True, vllm),
+        Consumer("vllm", vllm_reads, vllm),
         Consumer("transformers", transformers_reads, transformers),
         Consumer("sentence-transformers", sentence_transformers_reads, sentence_transformers),
     )

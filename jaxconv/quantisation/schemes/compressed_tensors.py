@@ -11,7 +11,7 @@ from jaxconv.families.parameter import Parameter
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, section, strings, with_entry
 from jaxconv.quantisation.layouts import matrix_of
-from jaxconv.quantisation.matching import exactly_or_regex
+from jaxconv.quantisation.matching import REGEX, exactly_or_regex
 from jaxconv.quantisation.protocol import Source
 from jaxconv.quantisation.refusals import ORIGINAL
 from jaxconv.quantisation.schemes._compressed_tensors_forms import NVFP4, STORED, Group, read_group, stored_inputs
@@ -114,8 +114,14 @@ def open(config: JsonObject, source: Source) -> CompressedTensors:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: both readers take an exact name from `ignore`."""
-    return with_entry(config, "ignore", "score")
+    """As in `Scheme`: both readers take an exact name from `ignore`. Targets that name other modules leave it plain."""
+    groups = section(config, "config_groups") or {}
+    targets = [target for name in groups for target in strings(section(groups, name) or {}, "targets") or ()]
+    # What is neither a path nor a pattern is the name of a class, and `score` is a linear.
+    reached = exactly_or_regex("score", targets) or any(
+        "." not in target and not target.startswith(REGEX) for target in targets
+    )
+    return with_entry(config, "ignore", "score") if reached else None
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:

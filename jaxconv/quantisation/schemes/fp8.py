@@ -24,7 +24,7 @@ SERVING_DTYPES = ("float16", "bfloat16")
 # vLLM reads the first that is not empty, transformers the second unless it is absent.
 LISTS = ("ignored_layers", "modules_to_not_convert")
 CACHE_SCALES = re.compile(r".*\.self_attn\.([kv]_proj\.)?(kv|k|v)_scale|.*\.[kv]_proj\.output_scale")
-# Names of the scales of weight and activations: vLLM's, and transformers' (which Mistral's files have).
+# Names of the scales of weight and activations: vLLM's, and transformers'.
 STATIC_NAMES = (("weight_scale", "input_scale"), ("weight_scale_inv", "activation_scale"))
 
 
@@ -53,14 +53,18 @@ class Fp8:
     @property
     def consumers(self) -> tuple[Consumer, ...]:
         """Blocks are read by all. One scale is read by those who know its name."""
+        if self.block and (partial := self._partial()):
+            return consumers(
+                transformers=f"Without a GPU that has fp8, transformers takes a wrong size of blocks for {partial}, whose "
+                "sides are no multiples of a block, and gives wrong scores without an error.",
+                transformers_reads=False,
+            )
         if self.block:
             return consumers(
                 transformers="Without a GPU that has fp8, transformers dequantises the weights when it loads them."
             )
-        if self._names("")[0] == STATIC_NAMES[1][0]:
-            return consumers(
-                vllm="vLLM knows these names of scales (weight_scale_inv, activation_scale) in Mistral's models alone."
-            )
+        if self._names("") == STATIC_NAMES[1]:
+            return consumers(vllm=f"It does not know these names of scales ({', '.join(STATIC_NAMES[1])}).", vllm_reads=False)
         wrong = "It expects other names of scales, says no more than 'unexpected keys', and gives wrong scores."
         return consumers(transformers=wrong, transformers_reads=False)
 
@@ -84,6 +88,19 @@ class Fp8:
     def accompanies(self, name: str) -> bool:
         """As in `Quantisation`."""
         return self.cache and CACHE_SCALES.fullmatch(name) is not None
+
+    def _partial(self) -> str:
+        """The first weight that its scales do not divide into whole blocks; empty if there is none.
+
+        transformers takes the side of the weight over that of the grid for the size of a block: a single one may be partial.
+        """
+        for name, ref in self.tensors.items():
+            scale = self.tensors.get(f"{name}_scale_inv")
+            if self.block and scale is not None and len(ref.shape) == len(scale.shape) == 2:
+                sides = zip(ref.shape, scale.shape, self.block, strict=True)
+                if any(count > 1 and size != count * block for size, count, block in sides):
+                    return name
+        return ""
 
     def _names(self, module: str) -> tuple[str, str]:
         """The names of the scales that a module has; without a module, those that any has."""

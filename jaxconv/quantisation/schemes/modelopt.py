@@ -102,24 +102,40 @@ class Modelopt:
 def open(config: JsonObject, source: Source) -> Modelopt:
     """As in `Scheme`. The config is flat in config.json, and under "quantization" in the companion."""
     config = section(config, "quantization") or config
+    companion = section(source.companions.get(COMPANION, {}), "quantization") or {}
     algorithm = _algorithm(config.get("quant_algo"), "quant_algo", (*ALGORITHMS, MIXED))
     layers: dict[str, str] = {}
     if algorithm == MIXED:
-        described = section(config, "quantized_layers")
-        nested = section(source.companions.get(COMPANION, {}), "quantization") or {}
-        described = described or section(nested, "quantized_layers")
+        described = section(config, "quantized_layers") or section(companion, "quantized_layers")
         if not described:
             raise SourceError(
                 f"quantization_config has quant_algo {MIXED} without quantized_layers, and there is no {COMPANION} that has "
                 "them. Get the whole checkpoint."
             )
         layers = {name: _layer(name, described) for name in described}
-    excluded = [entry for key in LISTS for entry in strings(config, key) or ()]
-    return Modelopt(algorithm, layers, tuple(dict.fromkeys(excluded)), _has_cache(config))
+    excluded = tuple(dict.fromkeys(entry for key in LISTS for entry in strings(config, key) or ()))
+    _check_lists(excluded, strings(companion, "exclude_modules"))
+    return Modelopt(algorithm, layers, excluded, _has_cache(config))
+
+
+def _check_lists(excluded: tuple[str, ...], theirs: tuple[str, ...] | None) -> None:
+    different = (set(excluded) ^ set(excluded if theirs is None else theirs)) - {"score"}
+    if different:
+        raise SourceError(
+            f"{COMPANION} and config.json leave out different modules: {', '.join(sorted(different)[:5])}. vLLM reads "
+            f"config.json: make exclude_modules in {COMPANION} the same."
+        )
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: both lists where both exist; a new one is `ignore`, which every vLLM reads."""
+    """As in `Scheme`: both lists where both exist; a new one is `ignore`, which every vLLM reads.
+
+    Mixed precision quantises the modules that it names and no other.
+    """
+    if section(config, "quantization") is not None:
+        return keep_score_plain_in(COMPANION, config)
+    if _is_mixed(config):
+        return None
     present = [key for key in LISTS if strings(config, key) is not None] or [LISTS[0]]
     edited: JsonObject = config
     for key in present:
@@ -130,8 +146,14 @@ def keep_score_plain(config: JsonObject) -> JsonObject | None:
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
     """As in `Scheme`: the companion's list is `quantization.exclude_modules`."""
     nested = section(content, "quantization")
-    edited = with_entry(nested, "exclude_modules", "score") if companion == COMPANION and nested is not None else None
+    if companion != COMPANION or nested is None or _is_mixed(nested):
+        return None
+    edited = with_entry(nested, "exclude_modules", "score")
     return None if edited is None else {**content, "quantization": edited}
+
+
+def _is_mixed(config: JsonObject) -> bool:
+    return str(config.get("quant_algo")).upper() == MIXED
 
 
 def _algorithm(value: object, key: str, known: tuple[str, ...]) -> str:

@@ -6,7 +6,6 @@ of 1/16: fixtures stay small, and every quantiser still has a dozen values to ch
 
 from __future__ import annotations
 
-
 import json
 from pathlib import Path
 from typing import Any
@@ -43,5 +42,3 @@ def write_plain(folder: Path, family: str, **settings: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     write_tokenizer(folder, config["vocab_size"])
     return folder
-
-

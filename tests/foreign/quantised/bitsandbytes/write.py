@@ -1,4 +1,7 @@
-"""Checkpoints of bitsandbytes, which jaxconv refuses: `python -m tests.foreign.quantised.bitsandbytes.write OUTDIR [CASE ...]`."""
+"""Checkpoints of bitsandbytes, which jaxconv refuses.
+
+python -m tests.foreign.quantised.bitsandbytes.write OUTDIR [CASE ...]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""fp8 checkpoints to the published layouts: `python -m tests.foreign.quantised.fp8.write OUTDIR [CASE ...]`.
+"""fp8 checkpoints to the published layouts.
+
+python -m tests.foreign.quantised.fp8.write OUTDIR [CASE ...]
 
 No library writes these on a CPU: transformers' FineGrainedFP8 needs a GPU to quantise, AutoFP8 is no longer published. The
 configurations are those of Qwen's, DeepSeek's and AutoFP8's files. What a weight is comes from transformers, which
@@ -23,7 +25,12 @@ from tests.foreign.quantised.originals import write_plain
 from tests.foreign.quantised.torch_side import last_logits, load, pack_case
 
 TOP = torch.finfo(torch.float8_e4m3fn).max
-BLOCKS: dict[str, Any] = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
+BLOCKS: dict[str, Any] = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
 ONE: dict[str, Any] = {"activation_scheme": "static", "quant_method": "fp8"}
 LEFT_OUT = ["lm_head", "model.layers.0.mlp.down_proj"]
 CASES: dict[str, dict[str, Any]] = {

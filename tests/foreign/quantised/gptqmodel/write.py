@@ -1,4 +1,7 @@
-"""GPTQ and AWQ checkpoints of GPTQModel: `python -m tests.foreign.quantised.gptqmodel.write OUTDIR [CASE ...]` in its own environment."""
+"""GPTQ and AWQ checkpoints of GPTQModel.
+
+python -m tests.foreign.quantised.gptqmodel.write OUTDIR [CASE ...]
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,19 @@ from tests.foreign.quantised.originals import write_plain
 from tests.foreign.quantised.torch_side import load, pack_case
 
 COMPANIONS = ("config.json", "model.safetensors", "quantize_config.json", "quant_config.json", "generation_config.json")
+INT4 = {"bits": 4, "desc_act": False}
+AWQ = {"bits": 4, "method": "awq", "format": "gemm", "sym": False}
+DYNAMIC = {r"-:.*\.down_proj": {}, r"+:.*\.up_proj": {"bits": 8, "group_size": 32}}
 CASES: dict[str, dict[str, Any]] = {
-    "gptq_qwen3": {"family": "qwen3", "config": {"bits": 4, "group_size": 32, "desc_act": False}},
-    "gptq_activation_order_qwen3_tied": {"family": "qwen3", "tied": True, "config": {"bits": 4, "group_size": 64, "desc_act": True,
-                                                                                 "act_group_aware": False}},
-    "gptq_v2_asymmetric_qwen2": {"family": "qwen2", "config": {"bits": 4, "group_size": 32, "desc_act": False, "sym": False,
-                                                               "format": "gptq_v2"}},
+    "gptq_qwen3": {"family": "qwen3", "config": {**INT4, "group_size": 32}},
+    "gptq_activation_order_qwen3_tied": {"family": "qwen3", "tied": True, "config": {"bits": 4, "group_size": 64,
+        "desc_act": True, "act_group_aware": False}},
+    "gptq_v2_asymmetric_qwen2": {"family": "qwen2", "config": {**INT4, "group_size": 32, "sym": False, "format": "gptq_v2"}},
     "gptq_int8_channel_gemma": {"family": "gemma", "config": {"bits": 8, "group_size": -1, "desc_act": False,
-                                                              "act_group_aware": False}},
-    "gptq_dynamic_qwen2_tied": {"family": "qwen2", "tied": True, "config": {"bits": 4, "group_size": 64, "desc_act": False, "dynamic": {
-        r"-:.*\.down_proj": {}, r"+:.*\.up_proj": {"bits": 8, "group_size": 32}}}},
-    "awq_qwen3": {"family": "qwen3", "backend": "awq_torch",
-                  "config": {"bits": 4, "group_size": 64, "method": "awq", "format": "gemm", "sym": False}},
-    "awq_qwen2_tied": {"family": "qwen2", "tied": True, "backend": "awq_torch",
-                       "config": {"bits": 4, "group_size": 32, "method": "awq", "format": "gemm", "sym": False}},
+        "act_group_aware": False}},
+    "gptq_dynamic_qwen2_tied": {"family": "qwen2", "tied": True, "config": {**INT4, "group_size": 64, "dynamic": DYNAMIC}},
+    "awq_qwen3": {"family": "qwen3", "backend": "awq_torch", "config": {**AWQ, "group_size": 64}},
+    "awq_qwen2_tied": {"family": "qwen2", "tied": True, "backend": "awq_torch", "config": {**AWQ, "group_size": 32}},
 }  # fmt: skip
 
 
@@ -60,7 +62,10 @@ def write(name: str, out: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
         plain = write_plain(Path(made, "plain"), case["family"], **settings)
         model = GPTQModel.load(str(plain), QuantizeConfig(**case["config"]), device="cpu")
-        rows = [{"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, 12, dtype=torch.long)} for ids in token_ids(192)]
+        rows = [
+            {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, 12, dtype=torch.long)}
+            for ids in token_ids(192)
+        ]
         model.quantize(rows * 16, batch_size=1)
         checkpoint = Path(made, "quantised")
         model.save(str(checkpoint))

@@ -1,4 +1,7 @@
-"""Checkpoints of llm-compressor: `python -m tests.foreign.quantised.llmcompressor.write OUTDIR [CASE ...]` in its own environment."""
+"""Checkpoints of llm-compressor.
+
+python -m tests.foreign.quantised.llmcompressor.write OUTDIR [CASE ...]
+"""
 
 from __future__ import annotations
 

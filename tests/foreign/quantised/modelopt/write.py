@@ -1,4 +1,7 @@
-"""Checkpoints of NVIDIA's Model Optimizer: `python -m tests.foreign.quantised.modelopt.write OUTDIR [CASE ...]` in its own environment."""
+"""Checkpoints of NVIDIA's Model Optimizer.
+
+python -m tests.foreign.quantised.modelopt.write OUTDIR [CASE ...]
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ def recipe(case: dict[str, Any]) -> dict[str, Any]:
     chosen: dict[str, Any] = {**getattr(mtq, case["config"])}
     if "fp4" in case:
         theirs = {entry["quantizer_name"]: entry["cfg"] for entry in mtq.NVFP4_DEFAULT_CFG["quant_cfg"] if "cfg" in entry}
-        more = [{"quantizer_name": case["fp4"] + kind, "cfg": theirs["*" + kind]} for kind in ("weight_quantizer", "input_quantizer")]
+        more = [
+            {"quantizer_name": case["fp4"] + kind, "cfg": theirs["*" + kind]}
+            for kind in ("weight_quantizer", "input_quantizer")
+        ]
         chosen["quant_cfg"] = [*chosen["quant_cfg"], *more]
     return chosen
 

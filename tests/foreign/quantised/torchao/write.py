@@ -1,4 +1,7 @@
-"""Checkpoints of torchao through transformers: `python -m tests.foreign.quantised.torchao.write OUTDIR [CASE ...]` in its own environment."""
+"""Checkpoints of torchao, through transformers.
+
+python -m tests.foreign.quantised.torchao.write OUTDIR [CASE ...]
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,21 @@ from tests.foreign.quantised.torch_side import last_logits, pack_case
 
 CASES: dict[str, dict[str, Any]] = {
     "int8_weights_qwen3": {"family": "qwen3", "config": Int8WeightOnlyConfig()},
-    "int8_llama_tied_shards": {"family": "llama", "config": Int8DynamicActivationInt8WeightConfig(), "tied": True, "shards": True},
+    "int8_llama_tied_shards": {
+        "family": "llama",
+        "config": Int8DynamicActivationInt8WeightConfig(),
+        "tied": True,
+        "shards": True,
+    },
     "fp8_weights_qwen2": {"family": "qwen2", "config": Float8WeightOnlyConfig()},
-    "int4_codes_gemma": {"family": "gemma", "config": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32))},
-    "int8_by_name_llama": {"family": "llama", "config": FqnToConfig({"_default": Int8WeightOnlyConfig(), "re:.*down_proj": None})},
+    "int4_codes_gemma": {
+        "family": "gemma",
+        "config": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
+    },
+    "int8_by_name_llama": {
+        "family": "llama",
+        "config": FqnToConfig({"_default": Int8WeightOnlyConfig(), "re:.*down_proj": None}),
+    },
 }
 
 
