@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxconv.errors import SourceError
+from jaxconv.families.parameter import Parameter
 from jaxconv.quantisation import Source, all_schemes, companion_names, open_quantisation
 from tests.foreign.quantised.cases import readable, unpack
 from tests.support.refs import array_ref
@@ -75,8 +76,6 @@ def test_only_the_needed_entry_changes(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", readable())
 def test_score_is_plain_afterwards(tmp_path: Path, name: str) -> None:
     """A linear called `score` would be quantised before the edit, where the method decides by lists; never after it."""
-    from jaxconv.families.parameter import Parameter
-
     case = unpack(name, tmp_path)
     row = Parameter((1, 128), "linear")
     opened = case.open()
@@ -214,9 +213,13 @@ def test_scheme_and_readers_are_named(tmp_path: Path, name: str, summary: str, r
 
 @pytest.mark.parametrize(
     ("name", "warning"),
-    [("gptqmodel/gptq_activation_order_qwen3_tied", "desc_act"), ("gptqmodel/gptq_v2_asymmetric_qwen2", "sym is false")],
+    [
+        ("gptqmodel/gptq_activation_order_qwen3_tied", "desc_act"),
+        ("gptqmodel/gptq_v2_asymmetric_qwen2", "sym is false"),
+        ("llmcompressor/int8_asymmetric_qwen2", "int8 weights that are not symmetric"),
+    ],
 )
-def test_what_vllm_refuses_of_gptq_is_a_warning(tmp_path: Path, name: str, warning: str) -> None:
+def test_what_vllm_refuses_is_a_warning(tmp_path: Path, name: str, warning: str) -> None:
     """The limits are the source's, and other readers have none."""
     warnings = unpack(name, tmp_path).open().quantisation.warnings
     assert len(warnings) == 1 and warning in warnings[0]
@@ -225,3 +228,38 @@ def test_what_vllm_refuses_of_gptq_is_a_warning(tmp_path: Path, name: str, warni
 def test_the_tables_of_this_file_name_fixtures_that_exist() -> None:
     """A renamed fixture would otherwise lose its row without a word."""
     assert OWN.keys() <= set(readable())
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("model.layers.0.mlp.up_proj", "int8 in groups of 32 (gptq)"),
+        ("model.layers.0.mlp.down_proj", None),
+        ("model.layers.0.mlp.gate_proj", "int4 in groups of 64 (gptq)"),
+        ("model.layers.1.mlp.up_proj", None),
+    ],
+)
+def test_patterns_of_gptq_override_module_by_module(module: str, kind: str | None) -> None:
+    """The first pattern that matches from the start counts, whatever the tensors are; `-:` leaves a module plain."""
+    dynamic = {
+        r"-:.*layers\.1\.": {},
+        r"+:.*\.up_proj": {"bits": 8, "group_size": 32},
+        r"-:.*\.down_proj": {},
+        r"mlp": {"bits": 3},
+    }
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True, "dynamic": dynamic}
+    opened = open_quantisation({"quantization_config": config}, Source({}))
+    assert opened is not None
+    storage = opened.quantisation.storage(f"{module}.weight", Parameter((64, 128), "linear"))
+    assert (storage.kind if storage else None) == kind
+
+
+def test_modules_that_gptq_lists_are_the_quantised_ones() -> None:
+    """Names in one list or in lists of a block's steps, as parts of the module's name."""
+    for listed in (["self_attn.q_proj", "mlp.up_proj"], [["self_attn.q_proj"], ["mlp.up_proj"]]):
+        config = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "modules_in_block_to_quantize": listed}
+        opened = open_quantisation({"quantization_config": config}, Source({}))
+        assert opened is not None
+        for module, quantised in (("self_attn.q_proj", True), ("mlp.up_proj", True), ("mlp.down_proj", False)):
+            name = f"model.layers.0.{module}.weight"
+            assert (opened.quantisation.storage(name, Parameter((64, 128), "linear")) is not None) is quantised

@@ -80,16 +80,16 @@ def test_no_head_is_none() -> None:
 
 
 WORDS, BYTES = np.zeros((ROWS, 20), np.int32), np.zeros((ROWS, 80), np.uint8)
-ONE, PER_ROW = ONE, np.ones((ROWS, 1), np.float32)
+ONE, PER_ROW = np.float32(1).reshape(()), np.ones((ROWS, 1), np.float32)
 
 
 @pytest.mark.parametrize(
     ("arrays", "error", "message"),
     [
         ({"weight_packed": WORDS, "weight_scale": PER_ROW}, RefusedError,
-         r"head is packed: the checkpoint has lm_head\.weight_packed, lm_head\.weight_scale; expected a plain lm_head\.weight"),
+         r"packed: the checkpoint has lm_head\.weight_packed, lm_head\.weight_scale; expected a plain lm_head\.weight"),
         ({"qweight": WORDS, "qzeros": WORDS, "scales": WORDS}, RefusedError, r"head is packed.*lm_head\.qweight.*left out"),
-        ({"_weight_qdata": INT8, "_weight_scale": PER_ROW}, RefusedError, r"packed.*lm_head\._weight_qdata"),
+        ({"_weight_qdata": INT8, "_weight_scale": PER_ROW}, RefusedError, r"lm_head\._weight_qdata"),
         ({"weight": BYTES}, RefusedError, r"packed: the checkpoint has lm_head\.weight of U8"),
         ({"weight": BYTES, "weight_scale": FP8, "weight_scale_2": ONE}, RefusedError,
          r"packed.*lm_head\.weight_scale_2"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jaxconv.errors import RefusedError, SourceError
@@ -96,20 +96,12 @@ def open(config: JsonObject, source: Source) -> CompressedTensors:
             "quantization_config has no config_groups; expected the groups of modules and their weights. The file comes from "
             "a version of compressed-tensors before 0.6 or is incomplete: save the model with a current llm-compressor."
         )
-    read = tuple(read_group(name, groups, config) for name in groups)
-    ordered = [
-        name for name in groups if (_section_of(groups, name, "weights") or {}).get("actorder") in ("group", "dynamic")
-    ]
-    warnings = (
-        [f"{', '.join(ordered)} orders weights by activation (actorder group), which vLLM refuses to load."]
-        if ordered
-        else []
-    )
+    read = tuple(group for name in groups if (group := read_group(name, groups, config)) is not None)
     return CompressedTensors(
-        tuple(group for group in read if group is not None),
+        read,
         strings(config, "ignore") or (),
         bool(section(config, "kv_cache_scheme")),
-        tuple(warnings),
+        tuple(_warnings(groups, read)),
     )
 
 
@@ -129,6 +121,11 @@ def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | Non
     return None
 
 
-def _section_of(groups: JsonObject, name: str, key: str) -> JsonObject | None:
-    group = section(groups, name)
-    return section(group, key) if group else None
+def _warnings(groups: JsonObject, read: tuple[Group, ...]) -> Iterator[str]:
+    """What vLLM refuses of these groups."""
+    for group in read:
+        weights = section(section(groups, group.name) or {}, "weights") or {}
+        if weights.get("actorder") in ("group", "dynamic"):
+            yield f"{group.name} orders weights by activation (actorder {weights['actorder']}), which vLLM refuses to load."
+        if group.format == "int-quantized" and not group.symmetric:
+            yield f"{group.name} has int8 weights that are not symmetric, which vLLM refuses to load."

@@ -17,6 +17,7 @@ from torchao.quantization import (
     Int8DynamicActivationInt8WeightConfig,
     Int8WeightOnlyConfig,
     IntxWeightOnlyConfig,
+    MappingType,
     PerGroup,
 )
 from transformers import AutoModelForCausalLM, TorchAoConfig
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, TorchAoConfig
 from tests.foreign.quantised.originals import MAX_SHARD, write_plain
 from tests.foreign.quantised.torch_side import last_logits, pack_case
 
+ASYMMETRIC = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32), mapping_type=MappingType.ASYMMETRIC)
 CASES: dict[str, dict[str, Any]] = {
     "int8_weights_qwen3": {"family": "qwen3", "config": Int8WeightOnlyConfig()},
     "int8_llama_tied_shards": {
@@ -33,9 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
         "shards": True,
     },
     "fp8_weights_qwen2": {"family": "qwen2", "config": Float8WeightOnlyConfig()},
-    "int4_codes_gemma": {
+    "int4_codes_asymmetric_gemma": {
         "family": "gemma",
-        "config": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
+        "config": ASYMMETRIC,
     },
     "int8_by_name_llama": {
         "family": "llama",
