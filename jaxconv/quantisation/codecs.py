@@ -56,6 +56,17 @@ def fields(words: Array, bits: int, count: int) -> NDArray[np.uint8]:
     return unpacked[..., :count]
 
 
+def fields_down(words: Array, bits: int, count: int) -> NDArray[np.uint8]:
+    """The same along the first axis: uint8 [count, ...] from [n, ...]."""
+    import numpy as np
+
+    each = 32 // bits
+    unpacked = np.empty((words.shape[0] * each, *words.shape[1:]), np.uint8)
+    for field in range(each):
+        unpacked[field::each] = (words >> (field * bits)) & ((1 << bits) - 1)
+    return unpacked[:count]
+
+
 def awq_fields(words: Array, count: int) -> NDArray[np.uint8]:
     """Unsigned 4-bit fields along the last axis in the order of AWQ's "gemm" kernels: uint8 [..., count]."""
     import numpy as np

@@ -88,7 +88,7 @@ class Storage:
             stop: The row after the last one; by default all.
 
         Returns:
-            float32 [stop - start, input features].
+            float32 [stop - start, input features]; a transposed view where the scheme stores inputs first.
 
         Raises:
             SourceError: A stored tensor is missing or misshapen, or its values contradict the shape.

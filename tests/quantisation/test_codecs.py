@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxconv.quantisation.codecs import awq_fields, e2m1, fields, scaled, spread, widen
+from jaxconv.quantisation.codecs import awq_fields, e2m1, fields, fields_down, scaled, spread, widen
 from jaxconv.quantisation.matching import containing, containing_or_wildcard, dotted_part, exactly, exactly_or_regex
 
 
@@ -16,6 +16,8 @@ def test_fields_of_words() -> None:
     assert fields(words, 4, 16).tolist() == [list(range(16))]
     assert fields(words, 4, 11).tolist() == [list(range(11))]
     assert fields(words, 8, 3).tolist() == [[0x10, 0x32, 0x54]]
+    assert np.array_equal(fields_down(words.T, 4, 11), fields(words, 4, 11).T)
+    assert np.array_equal(fields_down(words.T, 8, 8), fields(words, 8, 8).T)
 
 
 def test_awqs_order() -> None:

@@ -126,9 +126,9 @@ def _decoder(size: int) -> Decoder:
         import numpy as np
 
         zeros, scales = widen(awq_fields(arrays["qzeros"], rows)), widen(arrays["scales"])
-        values = np.ascontiguousarray(widen(awq_fields(arrays["qweight"], rows)).T)
-        values -= np.repeat(zeros.T, size, axis=1)
-        values *= np.repeat(scales.T, size, axis=1)
-        return values
+        values = widen(awq_fields(arrays["qweight"], rows))
+        values -= np.repeat(zeros, size, axis=0)
+        values *= np.repeat(scales, size, axis=0)
+        return values.T
 
     return decode

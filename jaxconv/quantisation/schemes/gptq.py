@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.parameter import Parameter
-from jaxconv.quantisation.codecs import fields, gathered, widen
+from jaxconv.quantisation.codecs import fields, fields_down, gathered, widen
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, flag, section, text, whole
 from jaxconv.quantisation.layouts import FLOATS, ceil_div, matrix_of
@@ -127,10 +127,10 @@ class Gptq:
             group = np.arange(columns) // (columns if settings.group_size == -1 else settings.group_size)
             if "g_idx" in arrays:
                 group = gathered(arrays["g_idx"], len(scales), module)
-            values = widen(fields(arrays["qweight"].T, settings.bits, columns))
-            values -= (widen(zeros) + np.float32(lowered))[group].T
-            values *= scales[group].T
-            return values
+            values = widen(fields_down(arrays["qweight"], settings.bits, columns))
+            values -= (widen(zeros) + np.float32(lowered))[group]
+            values *= scales[group]
+            return values.T
 
         return decode
 
