@@ -32,11 +32,6 @@ def containing_or_wildcard(module: str, entries: Iterable[str]) -> bool:
     return containing(module, entries) or any(fnmatchcase(module, entry) for entry in entries)
 
 
-def dotted_part(module: str, entries: Iterable[str]) -> bool:
-    """Whole components: "layers.1" means "model.layers.1.mlp", not "model.layers.11.mlp" (vLLM: torchao)."""
-    return any(f".{entry}." in f".{module}." for entry in entries)
-
-
 def _regex(entry: str, module: str) -> bool:
     try:
         return re.match(entry.removeprefix(REGEX), module) is not None

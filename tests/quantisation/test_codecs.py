@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxconv.quantisation.codecs import awq_fields, e2m1, fields, fields_down, scaled, spread, widen
-from jaxconv.quantisation.matching import containing, containing_or_wildcard, dotted_part, exactly, exactly_or_regex
+from jaxconv.quantisation.matching import containing, containing_or_wildcard, exactly, exactly_or_regex
 
 
 def test_fields_of_words() -> None:
@@ -73,7 +73,6 @@ MODULE = "model.layers.11.mlp.down_proj"
         (exactly_or_regex, [MODULE, r"re:.*down_proj", r"re:model"], ["down_proj", "re:down_proj", "re:.*up_proj"]),
         (containing, [MODULE, "down", "layers.1"], ["up_proj", "layers.2"]),
         (containing_or_wildcard, ["down", "model.layers.11*", "*.down_proj"], ["model.layers.2*", "*.up_proj", "layers.11*"]),
-        (dotted_part, [MODULE, "down_proj", "layers.11", "model"], ["layers.1", "down", "proj"]),
     ],
 )
 def test_whom_a_list_means(rule: object, means: list[str], does_not: list[str]) -> None:

@@ -23,6 +23,7 @@ FORMS = [
     "gptqmodel/awq_qwen3",
     "gptqmodel/gptq_qwen3",
     "llmcompressor/int8_qwen3",
+    "llmcompressor/int8_asymmetric_qwen2",
     "llmcompressor/int4_asymmetric_llama_tied",
     "llmcompressor/fp8_static_llama_kv_cache",
     "llmcompressor/nvfp4_qwen3",
