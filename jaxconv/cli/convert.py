@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import typer
 
-from jaxconv.cli._output import human_bytes, json_list, print_json, progress_line
+from jaxconv.cli._output import human_bytes, json_list, print_after_publication, progress_line, to_json
 from jaxconv.cli._question import ask_preset
 from jaxconv.errors import TokensUnknown, UsageError
 
@@ -108,10 +108,11 @@ def convert(
         result = convert_as(preset=answer)
     if result.process_id != 0:
         return  # the first speaks for all
+    print_result = print if result.output is None else print_after_publication
     if json:
-        print_json(result.to_json())
+        print_result(to_json(result.to_json()))
     elif not quiet:
-        print(summary(result, copy_mode))
+        print_result(summary(result, copy_mode))
 
 
 def _one(word: str, value: str | None, flag: str, alias: str | None) -> str:

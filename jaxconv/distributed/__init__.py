@@ -128,5 +128,5 @@ def failure(rank: int, error: BaseException) -> str:
     """What the other processes are told of an error; what one heard from another is handed on as it is."""
     if isinstance(error, ProcessError):
         return str(error)
-    said = "it was interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-    return f"process {rank} on {socket.gethostname()} failed: {said}"
+    reason = str(error) or type(error).__name__ if isinstance(error, Exception) else "it was interrupted"
+    return f"process {rank} on {socket.gethostname()} failed: {reason}"
