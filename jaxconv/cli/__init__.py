@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import pkgutil
 import sys
 
@@ -91,6 +92,9 @@ def _usage_or_raise(error: Exception) -> int:
 
 def run() -> None:
     """The console script. Writes UTF-8 whatever the locale, with escapes for what UTF-8 cannot hold (odd file names)."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # one that was closed: no file of the output may get its number, which C libraries print to
+    os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -77,13 +77,14 @@ def json_list(flag: str, text: str | None) -> list[Any] | None:
 
 def progress_line(quiet: bool) -> Callable[[int, int], None] | None:
     """A progress line on stderr with bytes and rate, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         return None
     started = time.monotonic()
 
     def show(done: int, total: int) -> None:
         rate = done / max(time.monotonic() - started, 1e-3)
         text = f"\r{done * 100 // max(total, 1):3d}%  {human_bytes(done)} of {human_bytes(total)}  {human_bytes(rate)}/s "
-        print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
 
     return show

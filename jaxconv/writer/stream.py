@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
-from jaxconv.errors import SourceError
+from jaxconv.errors import RefusedError, SourceError
 from jaxconv.safetensors_header import header_bytes
 from jaxconv.writer.files import sync_file
 from jaxconv.writer.io_errors import reading_source, writing_output
@@ -41,11 +41,16 @@ def write_file(plan: OutputFile, directory: Path, copy_mode: str, progress: Prog
 
     Raises:
         OutputError: The file cannot be written.
+        RefusedError: A value does not fit the dtype that the tensors are cast to.
         SourceError: A source file cannot be read, or has changed since its header was read.
     """
     check_unchanged(plan.sources)
-    with writing_output(plan.name):
-        how = _write_file(plan, directory / plan.name, copy_mode, progress)
+    try:
+        with writing_output(plan.name):
+            how = _write_file(plan, directory / plan.name, copy_mode, progress)
+    except (SourceError, RefusedError):
+        check_unchanged(plan.sources)  # a change is the better explanation
+        raise
     check_unchanged(plan.sources)
     return how
 

@@ -37,6 +37,7 @@ def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOp
     if importlib.util.find_spec("fcntl") is None:
         raise OutputError(f"output {output} cannot be written on this system: jaxconv writes on Linux and macOS only.")
     target = output.resolve()
+    _check_name(output, target)
     _check_apart(output, target, sources)
     if os.path.lexists(output):
         if not output.is_dir() or output.is_symlink():
@@ -45,7 +46,6 @@ def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOp
     parent = _nearest_existing(target if stages_inside(target) else target.parent)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"output {output} cannot be created: {parent} is not a directory that you can write to.")
-    _check_name(output, target, parent)
 
 
 def _check_apart(output: Path, target: Path, sources: tuple[Path, ...]) -> None:
@@ -121,13 +121,13 @@ def _nearest_existing(path: Path) -> Path:
     return path
 
 
-def _check_name(output: Path, target: Path, parent: Path) -> None:
+def _check_name(output: Path, target: Path) -> None:
     """Raises `OutputError` for a path that the file system cannot hold, before gigabytes are written."""
     try:
         os.lstat(target)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            limit = os.pathconf(parent, "PC_NAME_MAX")
+            limit = os.pathconf(_nearest_existing(target.parent), "PC_NAME_MAX")
             raise OutputError(
                 f"output {output} has a name of {len(os.fsencode(target.name))} bytes; expected at most {limit}, and a "
                 "path that the system accepts. Name a shorter one."
