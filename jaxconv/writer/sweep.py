@@ -56,8 +56,13 @@ def sweep_directory(directory: Path) -> list[Leftover]:
     return [sweep_stage(path) for path in dict.fromkeys(paths)]
 
 
-def sweep_stage(path: Path) -> Leftover:
-    """Removes one staged directory if nobody uses it."""
+def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
+    """Removes one staged directory if nobody uses it.
+
+    Args:
+        path: The directory.
+        same_run: The caller belongs to the same conversion and knows that it has ended, whatever the age of the stage.
+    """
     nbytes = _size(path)
     try:
         handle = os.open(path / "owner.json", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -74,7 +79,8 @@ def sweep_stage(path: Path) -> Leftover:
         if not locked:
             return Leftover(path, nbytes, False, f"{who} is using it", in_use=True)
         age = time.time() - _last_change(path)
-        if owner.get("host") not in (None, socket.gethostname()) and age < OTHER_HOST_SECONDS:
+        other_host = owner.get("host") not in (None, socket.gethostname())
+        if other_host and not same_run and age < OTHER_HOST_SECONDS:
             return Leftover(path, nbytes, False, f"{who} changed it {max(0, age) / 60:.0f} minutes ago; expected 60 or more")
         return _remove(path, nbytes, owner)
     finally:
