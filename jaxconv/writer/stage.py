@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxconv.errors import OutputError
@@ -29,6 +29,7 @@ from jaxconv.writer.files import sync_directory
 from jaxconv.writer.io_errors import output_error
 from jaxconv.writer.target import STAGE_PREFIX, stages_inside
 
+OWNER, FORMER, NAMES = "owner.json", "former", "names.json"
 ATTEMPTS = 10  # at a stage that nobody sweeps away before it is locked
 
 
@@ -58,12 +59,12 @@ class Stage:
     @property
     def former(self) -> Path:
         """Where a former output waits until the new one is in place."""
-        return self.directory / "former"
+        return self.directory / FORMER
 
     @property
     def names(self) -> Path:
         """The list of the entries that are moved one by one."""
-        return self.directory / "names.json"
+        return self.directory / NAMES
 
     @property
     def is_published(self) -> bool:
@@ -126,16 +127,27 @@ def create_stage(target: Path, output: Path) -> Stage:
         for _ in range(ATTEMPTS):
             directory = parent / f"{STAGE_PREFIX}{digest(target.name)}-{secrets.token_hex(4)}"
             directory.mkdir(mode=0o700)
-            lock = _lock_new(directory / "owner.json")
-            if lock is None:
-                continue  # swept away between the two calls
-            stage = Stage(directory, target, inside, lock=lock)
-            _write_owner(stage)
-            stage.output.mkdir()
-            return Stage(directory, target, inside, identity_of(stage.output), lock)
+            stage = _lock(Stage(directory, target, inside))
+            if stage is not None:
+                return stage
     except OSError as error:
         raise output_error(f"output {output} cannot be staged in {parent}", error) from error
     raise OutputError(f"output {output} cannot be staged in {parent}: other processes remove what is created there.")
+
+
+def _lock(stage: Stage) -> Stage | None:
+    """The new stage, locked and ready; None if somebody took it for abandoned before it was locked, and removes it."""
+    try:
+        lock = _lock_new(stage.directory / OWNER)
+        if lock is None:
+            return None
+        stage = replace(stage, lock=lock)
+        _write_owner(stage)
+        stage.output.mkdir()
+        return replace(stage, identity=identity_of(stage.output))
+    except BaseException:
+        stage.remove()
+        raise
 
 
 def identity_of(path: Path) -> tuple[int, int]:
@@ -150,7 +162,7 @@ def digest(name: str) -> str:
 
 
 def _lock_new(path: Path) -> int | None:
-    """Creates and locks the owner file; None if somebody took the stage for abandoned and removes it."""
+    """Creates and locks the owner file; None if somebody else has locked it or removed its directory."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
@@ -163,8 +175,10 @@ def _lock_new(path: Path) -> int | None:
 
 def take_lock(handle: int) -> bool | None:
     """Locks an open file without waiting: True if locked, False if another process holds it, None without such locks."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        return None  # Windows
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

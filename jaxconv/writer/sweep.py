@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.writer.stage import Stage, digest, find_stages, take_lock
+from jaxconv.writer.stage import FORMER, NAMES, OWNER, Stage, digest, find_stages, take_lock
 from jaxconv.writer.target import STAGE_PREFIX
 
 OTHER_HOST_SECONDS = 3600  # that the stage of another host must have been left unchanged
@@ -50,6 +50,14 @@ def sweep_output(target: Path) -> list[Leftover]:
     return [sweep_stage(path) for place in (target.parent, target) for path in find_stages(place, target.name)]
 
 
+def bring_back(target: Path) -> None:
+    """Takes back a publication that was cut short by a kill, so that a former output is in its place again."""
+    for place in (target.parent, target):
+        for path in find_stages(place, target.name):
+            if os.path.lexists(path / FORMER) or os.path.lexists(path / NAMES):
+                sweep_stage(path)
+
+
 def sweep_directory(directory: Path) -> list[Leftover]:
     """Removes the abandoned stages of all outputs in a directory, and of the output that it is itself."""
     paths: Iterable[Path] = [*find_stages(directory), *find_stages(directory.parent, directory.name)]
@@ -65,7 +73,7 @@ def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
     """
     nbytes = _size(path)
     try:
-        handle = os.open(path / "owner.json", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = os.open(path / OWNER, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except FileNotFoundError:
         return Leftover(path, nbytes, True)  # its owner was about to finish
     except OSError as error:

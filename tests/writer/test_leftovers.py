@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -121,8 +122,9 @@ def test_a_link_in_the_place_of_a_stage_is_left_alone(untied: Path, tmp_path: Pa
     assert names(tmp_path) == sorted(["mine", stage.name, "out"]) and (tmp_path / "mine" / "owner.json").exists()
 
 
-def test_a_former_output_is_brought_back_by_the_next_run(untied: Path, tmp_path: Path) -> None:
-    """Killed between moving the former output aside and publishing the new one: `clean` brings the former one back."""
+@pytest.mark.parametrize("by", ["clean", "the next run"])
+def test_a_former_output_is_brought_back(untied: Path, tmp_path: Path, by: str) -> None:
+    """Killed between moving the former output aside and publishing the new one: the former one comes back."""
     output = tmp_path / "out"
     convert(untied, output, scale=2.0)
     former = digests(output)
@@ -135,7 +137,11 @@ def test_a_former_output_is_brought_back_by_the_next_run(untied: Path, tmp_path:
     arguments = [sys.executable, "-c", code, "convert", str(untied), str(output), "--token-ids", "[5,6]", "--overwrite"]
     killed = run([*arguments, "--backend", "numpy"])
     assert killed.returncode == -signal.SIGKILL and not output.exists()
-    assert main(["clean", str(output)]) == 0
+    if by == "clean":
+        assert main(["clean", str(output)]) == 0
+    else:
+        with pytest.raises(OutputError, match=r"is not empty. Pass --overwrite"):
+            convert(untied, output)
     assert digests(output) == former and names(tmp_path) == ["out"]
 
 
@@ -154,3 +160,16 @@ def test_a_stage_that_is_swept_before_it_is_locked(tmp_path: Path, monkeypatch: 
     assert not sweep.sweep_stage(stage.directory).removed
     stage.remove()
     assert names(tmp_path) == []
+
+
+def test_a_stage_that_cannot_be_prepared_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when the record of the owner is written: nothing is left, no lock is held."""
+    handles = names(Path("/proc/self/fd"))
+
+    def fail(stage: stages.Stage) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(stages, "_write_owner", fail)
+    with pytest.raises(OutputError, match=r"out cannot be staged in .*: No space left on device.*Free some space"):
+        stages.create_stage(tmp_path / "out", tmp_path / "out")
+    assert names(tmp_path) == [] and names(Path("/proc/self/fd")) == handles

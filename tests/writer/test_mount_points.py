@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxconv
 from jaxconv.cli import main
 from jaxconv.errors import OutputError
 from jaxconv.writer import stage as stages
@@ -114,11 +115,12 @@ def test_config_json_is_the_last_entry(untied: Path, volume: Path, monkeypatch: 
     assert [count for present, count in states if present] == [whole]
 
 
+@pytest.mark.parametrize("by", ["clean", "the next run"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_a_killed_publication_left_is_taken_back(
-    untied: Path, volume: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+    untied: Path, volume: Path, overwrite: bool, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at any of its moves, the next run or `clean` finds out what to bring back."""
+    """Killed at any of its moves: `clean` and the next run find out what to bring back."""
     if overwrite:
         convert(untied, volume, scale=2.0)
     before, rename = digests(volume), os.rename
@@ -145,7 +147,13 @@ def test_what_a_killed_publication_left_is_taken_back(
             with pytest.raises(Killed):
                 convert(untied, volume, overwrite=overwrite)
         assert list(volume.glob(".jaxconv-stage-*"))
-        assert main(["clean", str(volume)]) == 0
+        if by == "clean":
+            assert main(["clean", str(volume)]) == 0
+        elif overwrite:
+            with pytest.raises(OutputError, match=r"is not empty. Pass --overwrite"):
+                convert(untied, volume)
+        else:
+            jaxconv.convert(untied, volume, token_ids=[5, 6], backend="numpy", dry_run=True)
         assert digests(volume) == before and not list(volume.glob(".jaxconv*"))
 
 
