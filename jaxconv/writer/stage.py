@@ -105,7 +105,8 @@ class Stage:
         """
         try:
             self.undo()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                delete(self.directory)
         finally:
             if self.lock is not None:
                 os.close(self.lock)
@@ -162,9 +163,9 @@ def digest(name: str) -> str:
 
 
 def _lock_new(path: Path) -> int | None:
-    """Creates and locks the owner file; None if somebody else has locked it or removed its directory."""
+    """Creates and locks the owner file; None if somebody else has removed its directory."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         return None
     if take_lock(handle) is False or os.fstat(handle).st_nlink == 0:
@@ -219,6 +220,21 @@ def _read_names(path: Path) -> list[str]:
     return [
         name for name in names if isinstance(name, str) and os.path.basename(name) == name and name not in ("", ".", "..")
     ]
+
+
+def delete(directory: Path) -> None:
+    """Deletes a staged directory, its owner file last: a stage without one is empty, whenever the deletion is cut short.
+
+    Raises:
+        OSError: Something in it cannot be deleted.
+    """
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != OWNER:
+            path.unlink()
+    (directory / OWNER).unlink(missing_ok=True)
+    directory.rmdir()
 
 
 def find_stages(directory: Path, output_name: str | None = None) -> Iterator[Path]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.writer.stage import FORMER, NAMES, OWNER, Stage, digest, find_stages, take_lock
+from jaxconv.writer.stage import FORMER, NAMES, OWNER, Stage, delete, digest, find_stages, take_lock
 from jaxconv.writer.target import STAGE_PREFIX
 
 OTHER_HOST_SECONDS = 3600  # that the stage of another host must have been left unchanged
@@ -73,9 +72,9 @@ def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
     """
     nbytes = _size(path)
     try:
-        handle = os.open(path / OWNER, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        handle = os.open(path / OWNER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
-        return Leftover(path, nbytes, True)  # its owner was about to finish
+        return _remove_unowned(path, nbytes)
     except OSError as error:
         return Leftover(path, nbytes, False, f"its lock cannot be opened: {error.strerror or error}")
     try:
@@ -86,6 +85,8 @@ def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
             return Leftover(path, nbytes, False, f"the file system has no locks; remove it if {who} is gone")
         if not locked:
             return Leftover(path, nbytes, False, f"{who} is using it", in_use=True)
+        if os.fstat(handle).st_nlink == 0:
+            return Leftover(path, nbytes, True)  # its owner removed it meanwhile
         age = time.time() - _last_change(path)
         other_host = owner.get("host") not in (None, socket.gethostname())
         if other_host and not same_run and age < OTHER_HOST_SECONDS:
@@ -93,6 +94,17 @@ def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
         return _remove(path, nbytes, owner)
     finally:
         os.close(handle)
+
+
+def _remove_unowned(path: Path, nbytes: int) -> Leftover:
+    """Removes a stage whose owner died before it wrote its record, or after it deleted it: an empty directory."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return Leftover(path, nbytes, False, f"it has no {OWNER} and cannot be removed: {error.strerror or error}")
+    return Leftover(path, nbytes, True)
 
 
 def _remove(path: Path, nbytes: int, owner: dict[str, Any]) -> Leftover:
@@ -104,7 +116,7 @@ def _remove(path: Path, nbytes: int, owner: dict[str, Any]) -> Leftover:
             Stage(path, target, inside).undo()
         doomed = path.with_name(path.name + "x")
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        delete(doomed)
     except FileNotFoundError:
         return Leftover(path, nbytes, True)  # another sweep was faster
     except OSError as error:

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,18 +101,52 @@ def test_without_locks_nothing_is_removed(untied: Path, tmp_path: Path, monkeypa
     assert names(tmp_path) == sorted([stage.name, "out"])
 
 
-@pytest.mark.parametrize("owner", [None, "", "{", "[1]", '{"output": "../../x"}', '{"output": "other"}'])
-def test_damaged_owners(untied: Path, tmp_path: Path, owner: str | None) -> None:
-    """A run that was killed before it wrote its record, or a record that is wrong, names no target and is removed."""
+@pytest.mark.parametrize("owner", ["", "{", "[1]", '{"output": "../../x"}', '{"output": "other"}'])
+def test_damaged_records(untied: Path, tmp_path: Path, owner: str) -> None:
+    """A run that was killed while it wrote its record, or a record that is wrong: it names no target, and is removed."""
     stage = leave_stage(untied, tmp_path / "out")
     (tmp_path / "x").mkdir()
-    if owner is None:
-        (stage / "owner.json").unlink()
-    else:
-        (stage / "owner.json").write_text(owner)
+    (stage / "owner.json").write_text(owner)
     (stage / "former").mkdir()
     convert(untied, tmp_path / "out")
     assert names(tmp_path) == ["out", "x"]
+
+
+def test_stages_without_a_record(untied: Path, tmp_path: Path) -> None:
+    """An empty one, of a run that was killed at its start or end, is removed; one with content is not of our making."""
+    stage = leave_stage(untied, tmp_path / "out")
+    (stage / "owner.json").unlink()
+    empty = stage.with_name(stage.name[:-1])
+    empty.mkdir()
+    convert(untied, tmp_path / "out")
+    assert names(tmp_path) == sorted([stage.name, "out"])
+    [leftover] = sweep.sweep_directory(tmp_path)
+    assert not leftover.removed and "it has no owner.json" in leftover.reason
+
+
+def test_a_deletion_that_is_cut_short(untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any point of its own clean-up, a stage still can be removed by the next run."""
+    real = {name: getattr(os, name) for name in ("unlink", "rmdir")}
+    for last in range(40):
+        count = 0
+
+        def call(name: str, *args: Any, last: int = last, **more: Any) -> None:
+            nonlocal count
+            count += 1
+            if count > last:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real[name](*args, **more)
+
+        def fail(last: int = last) -> None:
+            for name in real:
+                monkeypatch.setattr(os, name, partial(call, name))
+            raise MemoryError
+
+        with pytest.raises(MemoryError):
+            convert(untied, tmp_path / "out", fail)
+        monkeypatch.undo()
+        left = [leftover for leftover in sweep.sweep_output(tmp_path / "out") if not leftover.removed]
+        assert left == [] and names(tmp_path) == []
 
 
 def test_a_link_in_the_place_of_a_stage_is_left_alone(untied: Path, tmp_path: Path) -> None:
