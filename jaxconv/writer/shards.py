@@ -79,7 +79,6 @@ def plan_files(
 def _from_shard(shard: ShardFile, tensors: Sequence[TensorRef], checkpoint: Checkpoint) -> OutputFile:
     complete = len(tensors) == len(shard.tensors) and all(ref.extent is not None for ref in tensors)
     verbatim = shard.path if complete and shard.metadata.get("format") == METADATA["format"] else None
-    # Tensors that an adapter has changed need no check of their own: the file they are read from is the shard.
     sources = {path: identity for path, identity in checkpoint.files.items() if path == shard.path}
     return OutputFile(shard.path.name, tuple(tensors), verbatim, {**shard.metadata, **METADATA}, sources)
 

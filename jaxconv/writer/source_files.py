@@ -26,19 +26,19 @@ def check_unchanged(files: Mapping[Path, FileIdentity]) -> None:
         with reading_source(path):
             handle = os.open(path, os.O_RDONLY)
             try:
-                found = FileIdentity.of(os.fstat(handle))
+                current = FileIdentity.of(os.fstat(handle))
             finally:
                 os.close(handle)
-        if found != expected:
+        if current != expected:
             raise SourceError(
-                f"{path} changed during the conversion: {_difference(expected, found)}. Nothing was published. "
+                f"{path} changed during the conversion: {_difference(expected, current)}. Nothing was published. "
                 "Wait until nobody writes to the source, then run the same command again."
             )
 
 
-def _difference(expected: FileIdentity, found: FileIdentity) -> str:
-    if (found.device, found.inode) != (expected.device, expected.inode):
+def _difference(expected: FileIdentity, current: FileIdentity) -> str:
+    if (current.device, current.inode) != (expected.device, expected.inode):
         return "it was replaced by another file"
-    if found.size != expected.size:
-        return f"it had {expected.size} bytes and now has {found.size}"
+    if current.size != expected.size:
+        return f"it had {expected.size} bytes and now has {current.size}"
     return "it was written to"

@@ -55,7 +55,7 @@ def test_a_volume_is_overwritten(untied: Path, tmp_path: Path, volume: Path) -> 
     convert(untied, tmp_path / "out", dtype="float32")
     assert digests(volume) == digests(tmp_path / "out")
     (volume / "jaxconv.json").unlink()
-    with pytest.raises(OutputError, match="not made by jaxconv"):
+    with pytest.raises(OutputError, match="jaxconv did not write it"):
         convert(untied, volume, overwrite=True)
 
 
