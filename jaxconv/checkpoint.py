@@ -114,12 +114,12 @@ class TensorRef:
 
 
 def mapped(ref: TensorRef) -> Array:
-    """The tensor as a view of its file's pages where its bytes lie in one, else read."""
+    """The tensor of `ref` as a view of its file's pages where its bytes lie in one, else read."""
     return ref.read() if ref.extent is None else map_extent(ref.extent, ref.dtype, ref.shape)
 
 
 def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
-    """The extent as an array of a safetensors dtype, its pages read on use.
+    """The extent as an array of a safetensors dtype and a shape, its pages read on use.
 
     If the file is cut afterwards, while its pages are read, the process ends with SIGBUS, which Python cannot catch.
 
@@ -141,7 +141,7 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
 
 
 def sample(ref: TensorRef) -> bytes:
-    """64 bytes from the middle of a tensor that lies in a file; none of another, which would have to be read whole."""
+    """64 bytes from the middle of the tensor of `ref` if it lies in a file; none of another, which would be read whole."""
     if ref.extent is None:
         return b""
     with ref.extent.path.open("rb") as file:

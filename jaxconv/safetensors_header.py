@@ -11,11 +11,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxconv.checkpoint import DTYPE_BITS, FileIdentity
 from jaxconv.errors import SourceError
-from jaxconv.json_files import Pairs, parse_json
+from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -45,7 +44,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Reads and checks the header of a file.
+    """Reads and checks the header of the file at `path`.
 
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
@@ -60,7 +59,7 @@ def read_header(path: Path) -> Header:
     return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, identity)
 
 
-def _read_document(path: Path) -> tuple[dict[str, Any], int, FileIdentity]:
+def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
     """The JSON of the header, the offset of the data, and the identity of the file."""
     try:
         with path.open("rb") as file:
@@ -83,14 +82,14 @@ def _read_document(path: Path) -> tuple[dict[str, Any], int, FileIdentity]:
     return document, 8 + length, identity
 
 
-def _unique(pairs: Pairs) -> dict[str, Any]:
+def _unique(pairs: Pairs) -> JsonDict:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a name occurs twice")
     return document
 
 
-def _entry(path: Path, name: str, value: Any) -> Entry:
+def _entry(path: Path, name: str, value: Unchecked) -> Entry:
     """One checked entry of a header."""
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
@@ -135,7 +134,7 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
     Returns:
         The bytes, padded with spaces to a multiple of 8 as the reference implementation does.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: JsonDict = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
     for name, (dtype, shape, nbytes) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
@@ -146,5 +145,5 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
 
 
 def format_of(metadata: Mapping[str, str]) -> str:
-    """The name of the checkpoint format: Flax writes safetensors too, with its own tensor names."""
+    """The name of the checkpoint format, by the file's `metadata`: Flax writes safetensors too, with its own tensor names."""
     return "flax_safetensors" if metadata.get("format") == "flax" else "safetensors"

@@ -30,7 +30,7 @@ def check_replaceable(target: Path, output: Path, overwrite: bool) -> None:
         raise OutputError(f"output {output} exists and is not empty. Pass --overwrite or name another one.")
     if names and not (target / PROVENANCE).is_file():
         raise OutputError(
-            f"output {output} has no {PROVENANCE}, so jaxconv did not write it and --overwrite leaves it "
+            f"output {output} has no {PROVENANCE}, so it was not made by jaxconv and --overwrite leaves it "
             "alone. Remove it yourself or name another one."
         )
 

@@ -16,7 +16,7 @@ import jaxconv
 TOKENS = ["--token-ids", "[5,6]", "--backend", "numpy"]
 # Runs the command line and calls `happening(rank of the call)` on each report of progress.
 SCRIPT = """
-import os, signal, sys, time
+import contextlib, os, signal, sys, time
 import jaxconv.cli.convert as command
 from jaxconv.cli import main
 calls = 0
@@ -25,7 +25,7 @@ def progress(done, total):
     calls += 1
     if calls == 1:
         {happening}
-command.progress_line = lambda quiet: progress
+command.progress_bar = lambda quiet: contextlib.nullcontext(progress)
 sys.exit(main(sys.argv[1:]))
 """
 

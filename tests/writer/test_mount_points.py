@@ -55,7 +55,7 @@ def test_a_volume_is_overwritten(untied: Path, tmp_path: Path, volume: Path) -> 
     convert(untied, tmp_path / "out", dtype="float32")
     assert digests(volume) == digests(tmp_path / "out")
     (volume / "jaxconv.json").unlink()
-    with pytest.raises(OutputError, match="jaxconv did not write it"):
+    with pytest.raises(OutputError, match="not made by jaxconv"):
         convert(untied, volume, overwrite=True)
 
 
@@ -210,9 +210,10 @@ def test_real_mounts(untied: Path, tmp_path: Path, mount: str) -> None:
 def test_kill_in_a_volume_is_swept(untied: Path, volume: Path) -> None:
     """A SIGKILL while bytes are written into a volume: the next run starts clean."""
     code = (
-        "import os, pathlib, signal, sys; os.path.ismount = lambda path: str(path) == sys.argv[2]; "
+        "import contextlib, os, signal, sys; os.path.ismount = lambda path: str(path) == sys.argv[2]; "
         "import jaxconv.cli.convert as command; from jaxconv.cli import main; "
-        "command.progress_line = lambda quiet: lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "command.progress_bar = lambda quiet: contextlib.nullcontext(kill); "
         "main(['convert', *sys.argv[1:]])"
     )
     killed = run([sys.executable, "-c", code, str(untied), str(volume), *TOKENS])

@@ -97,7 +97,7 @@ def test_overwrite_looks_again(
         output.mkdir()
         (output / "thesis.txt").write_text("x")
 
-    with pytest.raises(OutputError, match="jaxconv did not write it"):
+    with pytest.raises(OutputError, match="not made by jaxconv"):
         convert(untied, output, replace, overwrite=True)
     assert names(tmp_path) == ["out"] and names(output) == ["thesis.txt"]
 
