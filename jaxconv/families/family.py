@@ -138,8 +138,8 @@ def family_for(config: Mapping[str, Any]) -> Family:
     if config.get("quantization_config") or text.get("quantization_config"):
         raise RefusedError(
             "the source is quantised (config.json has quantization_config); expected plain weights. "
-            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a merged "
-            "model keeps the key), remove quantization_config from config.json."
+            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a "
+            "merged model keeps the key), remove quantization_config from config.json."
         )
     if _bidirectional(text) or _bidirectional(config) or "Bidirectional" in str(architecture):
         raise RefusedError(

@@ -126,9 +126,10 @@ def _distributed(directory: Path, names: list[str]) -> str | None:
     if not models:
         return None
     merged = directory / "merged"
+    merge = _command("accelerate", "merge-weights", models[0], merged)
     return (
         f"{directory} holds a distributed checkpoint of PyTorch ({models[0].name}/*.distcp), not a model. Merge it and "
-        f"convert that: {_command('accelerate', 'merge-weights', models[0], merged)} && {_convert(merged, '--base', directory)}"
+        f"convert that: {merge} && {_convert(merged, '--base', directory)}"
     )
 
 

@@ -24,6 +24,7 @@ TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
 ITEMS = ("items", "model_params", "params", "default", "state", "model")
 STEP = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})")
 UNFINISHED = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})\.orbax-checkpoint-tmp(?:-\d+)?")
+TEMPORARY = ".orbax-checkpoint-tmp"
 COMMITTED = "commit_success.txt"
 MAX_TREE = 1 << 28  # bytes of _METADATA
 MAX_ARRAYS = 1 << 20
@@ -56,14 +57,12 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     item, step_notes = _find(location, step)
     if item is None:
         below = ", ".join((location.folders() or [])[:8]) or "nothing"
+        elsewhere = (
+            "" if isinstance(weights, Path) else " Other formats are read from local directories only: download those."
+        )
         raise SourceError(
             f"{weights} holds no Orbax checkpoint (it has {below}); expected {TREE}, {MANIFEST} or steps with them. "
-            "Point at the directory of one step or item; where directories cannot be listed, pass --step."
-            + (
-                ""
-                if isinstance(weights, Path)
-                else " Other formats are read from local directories only: download those first."
-            )
+            f"Point at the directory of one step or item; where directories cannot be listed, pass --step.{elsewhere}"
         )
     where = str(item)
     specs = _specs(item)
@@ -142,7 +141,9 @@ def _item_of_step(inside: Location) -> Location | None:
 
 def _item(location: Location, folders: list[str]) -> Location | None:
     items = [
-        name for name in folders if name not in OPTIMIZER and not STEP.fullmatch(name) and _is_item(location.child(name))
+        name
+        for name in folders
+        if name not in OPTIMIZER and not STEP.fullmatch(name) and TEMPORARY not in name and _is_item(location.child(name))
     ]
     known = [name for name in ITEMS if name in items]
     if not known and len(items) > 1:
