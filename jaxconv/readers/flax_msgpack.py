@@ -6,11 +6,11 @@ from pathlib import Path
 
 from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
-from jaxconv.readers._index import check_index, read_weight_map, shard_files
 from jaxconv.readers._last_read import LastRead
 from jaxconv.readers._msgpack import StoredArray, looks_like_msgpack, scan
 from jaxconv.readers._training_state import Keys, parameter_names
 from jaxconv.readers.safetensors import file_tensor
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "flax_msgpack"
 PRIORITY = 1

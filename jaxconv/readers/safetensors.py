@@ -22,8 +22,8 @@ from jaxconv.checkpoint import (
 )
 from jaxconv.errors import SourceError
 from jaxconv.json_files import read_optional_object
-from jaxconv.readers._index import check_index, read_weight_map, shard_files
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "safetensors"
 PRIORITY = 0

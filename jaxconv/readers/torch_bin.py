@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
-from jaxconv.readers._index import check_index, read_weight_map, shard_files
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "torch_bin"
 PRIORITY = 9
