@@ -1,0 +1,97 @@
+"""The source's side: its own arrays before any layout, and where each Hugging Face tensor lies among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.families import text_config
+from jaxconv.json_files import JsonObject
+from jaxconv.model import Model
+from jaxconv.verification.libraries import Place, axis_sizes, libraries
+from jaxconv.verification.output import Stored, stored_tensors
+
+HEADS = ("lm_head.weight", "lm_head.bias")
+# What old files carry and no model reads: tables that are computed from the config.
+UNUSED = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|(cos|sin)_cached)|.*\.attn\.(masked_)?bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A Hugging Face tensor among the source's arrays: the array, where in it, and its bytes where it is a file's."""
+
+    ref: TensorRef
+    place: Place
+    stored: Stored | None
+
+    def part(self, hf_shape: tuple[int, ...], sizes: Mapping[str, int], array: Array | None = None) -> Array:
+        """What the source's array (`array`, if it is read already) holds of the tensor, axes as they lie there."""
+        return self.place.part(self.ref.read() if array is None else array, hf_shape, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFiles:
+    """The arrays of a source by their own names.
+
+    Attributes:
+        raw: The arrays as the reader gives them, before any layout.
+        layout: The layout of their names.
+        config: The language model's part of config.json.
+        sizes: The sizes of merged axes.
+        stored: Where safetensors files keep them, as the safetensors library reads their headers.
+        findings: What is wrong with the files, a sentence each.
+    """
+
+    raw: Mapping[str, TensorRef]
+    layout: str
+    config: JsonObject
+    sizes: Mapping[str, int]
+    stored: Mapping[str, Stored]
+    findings: tuple[str, ...] = ()
+
+    def locate(self, name: str, shape: tuple[int, ...]) -> Located | None:
+        """Where a Hugging Face tensor of a shape lies, or None."""
+        for place in libraries()[self.layout].places(name, self.config, self.layout):
+            ref = self.raw.get(place.name)
+            if ref is not None and place.fits(ref.shape, shape, self.sizes):
+                return Located(ref, place, self.stored.get(place.name) if place.hf is None else None)
+        return None
+
+    def named(self, name: str) -> list[TensorRef]:
+        """The arrays that have one of the names under which the layout keeps a Hugging Face tensor, whatever their shape."""
+        places = libraries()[self.layout].places(name, self.config, self.layout)
+        return [self.raw[place] for place in dict.fromkeys(place.name for place in places) if place in self.raw]
+
+    def unaccounted(self, names: Iterable[str], draft: str | None) -> list[str]:
+        """The arrays that hold none of the tensors `names`, heads, unused tables and a draft head (by prefix) apart."""
+        known = {ref.name for name in (*names, *HEADS) for ref in self.named(name)}
+        return [
+            name
+            for name in self.raw
+            if name not in known and not UNUSED.fullmatch(name) and not (draft is not None and name.startswith(draft))
+        ]
+
+
+def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
+    """The arrays of a source.
+
+    Args:
+        model: The source as the conversion reads it; only its layout, config and file paths are used.
+        raw: The source's checkpoint before any layout.
+    """
+    config = text_config(model.config)
+    findings: list[str] = []
+    stored: dict[str, Stored] = {}
+    if raw.format == "safetensors":
+        for path in dict.fromkeys(ref.extent.path for ref in raw.tensors.values() if ref.extent is not None):
+            stored |= stored_tensors(path, findings)
+        differing = sorted(raw.tensors.keys() ^ stored.keys())
+        if differing and not findings:
+            findings.append(f"the safetensors library reads other names from the source than jaxconv: {_some(differing)}.")
+    return SourceFiles(raw.tensors, model.layout, config, axis_sizes(config), stored, tuple(findings))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
