@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from jaxconv.conversion import ConversionResult, convert
     from jaxconv.inspection import inspect
     from jaxconv.live import convert_params
-    from jaxconv.scoring import load
+    from jaxconv.scoring import Ranked, Scorer, load
     from jaxconv.verification import verify
 
 _LAZY = {
     "ConversionResult": "jaxconv.conversion",
+    "Ranked": "jaxconv.scoring",
+    "Scorer": "jaxconv.scoring",
     "convert": "jaxconv.conversion",
     "convert_params": "jaxconv.live",
     "inspect": "jaxconv.inspection",
@@ -27,7 +29,10 @@ _LAZY = {
     "verify": "jaxconv.verification",
 }
 
-__all__ = ["ConversionResult", "JaxconvError", "__version__", "convert", "convert_params", "inspect", "load", "verify"]
+__all__ = [
+    "ConversionResult", "JaxconvError", "Ranked", "Scorer", "__version__", "convert", "convert_params", "inspect", "load",
+    "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
