@@ -68,7 +68,7 @@ def _bits(array: Array) -> Array:
 def _far_from_merged(tensor: Array, expected: Array, dtype: str) -> Array:
     import numpy as np
 
-    return ~(np.abs(_wide(tensor) - expected) <= unit_in_last_place(expected, dtype))
+    return np.asarray(~(np.abs(_wide(tensor) - expected) <= unit_in_last_place(expected, dtype)))
 
 
 def _far_in_library(tensor: Array, base: Array, place: Place, dtype: str) -> Array:
@@ -77,4 +77,4 @@ def _far_in_library(tensor: Array, base: Array, place: Place, dtype: str) -> Arr
 
     wide = _wide(tensor)
     limit = unit_in_last_place(wide, dtype) * abs(place.times)
-    return ~(np.abs(wide * place.times + place.plus - _wide(base)) <= limit)
+    return np.asarray(~(np.abs(wide * place.times + place.plus - _wide(base)) <= limit))

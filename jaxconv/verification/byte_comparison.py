@@ -47,7 +47,10 @@ def _pieces(source: Stored, output: Stored) -> Iterator[tuple[int, Array, Array]
     import numpy as np
 
     if not hasattr(_LOCAL, "buffers"):
-        _LOCAL.buffers = [np.empty(8 * CHUNK, np.uint8), np.empty(8 * CHUNK, np.uint8)]  # a cast widens a byte to eight at most
+        _LOCAL.buffers = [
+            np.empty(8 * CHUNK, np.uint8),
+            np.empty(8 * CHUNK, np.uint8),
+        ]  # a cast widens a byte to eight at most
     source_buffer, output_buffer = _LOCAL.buffers
     done = 0
     with _opened(source.path) as source_file, _opened(output.path) as output_file:

@@ -57,9 +57,7 @@ def logit_factor(config: JsonObject) -> float:
     return float(text.get(key, default)) ** power
 
 
-def check_head(
-    model: Model, source: SourceFiles, factors: Mapping[str, Factors], output: Output, expected: Expected
-) -> Head:
+def check_head(model: Model, source: SourceFiles, factors: Mapping[str, Factors], output: Output, expected: Expected) -> Head:
     """Compares the stored head with the one computed from the source's rows.
 
     Args:

@@ -7,13 +7,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject, read_optional_object
-
-if TYPE_CHECKING:
-    from jaxconv.checkpoint import Array
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.gguf", "*.h5")
@@ -36,6 +34,12 @@ class Stored:
         with safe_open(self.path, "np") as file:
             tensor: Array = file.get_tensor(name)
             return tensor
+
+    def reference(self, name: str) -> TensorRef:
+        """The tensor as a reference that reads it when it is needed."""
+        return TensorRef(
+            name, self.dtype, self.shape, lambda: self.array(name), lambda ids, axis: self.array(name).take(list(ids), axis)
+        )
 
 
 @dataclass(frozen=True, slots=True)

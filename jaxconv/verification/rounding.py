@@ -16,7 +16,7 @@ def unit_in_last_place(values: Array, dtype: str) -> Array:
 
     bits, smallest = PRECISION[dtype]
     _, exponents = np.frexp(values)
-    return np.ldexp(1.0, np.maximum(exponents - bits, smallest))
+    return np.asarray(np.ldexp(1.0, np.maximum(exponents - bits, smallest)))
 
 
 def float32_order(values: Array) -> Array:

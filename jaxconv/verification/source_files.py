@@ -10,6 +10,7 @@ from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
+from jaxconv.verification.array_comparison import Merge
 from jaxconv.verification.libraries import Place, axis_sizes, libraries
 from jaxconv.verification.output import Stored, stored_tensors
 
@@ -72,6 +73,46 @@ class SourceFiles:
             for name in self.raw
             if name not in known and not UNUSED.fullmatch(name) and not (draft is not None and name.startswith(draft))
         ]
+
+    def checkpoint(
+        self, names: Iterable[str], output: Mapping[str, Stored], merges: Mapping[str, Merge], head: Iterable[TensorRef] = ()
+    ) -> Checkpoint:
+        """The source as a checkpoint of Hugging Face tensors, read through `places` and not through `jaxconv.layouts`.
+
+        Args:
+            names: The tensors.
+            output: The output's tensors, whose shapes these must have.
+            merges: How an adapter changes tensors, by name.
+            head: Further tensors.
+        """
+        tensors = {ref.name: ref for ref in head}
+        for name in names:
+            located = self.locate(name, output[name].shape)
+            if located is not None:
+                tensors[name] = self._tensor(name, located, output[name].shape, merges.get(name))
+        return Checkpoint("source", "the source", tensors)
+
+    def _tensor(self, name: str, located: Located, shape: tuple[int, ...], merge: Merge | None) -> TensorRef:
+        if located.place.hf is None and merge is None:
+            return located.ref.renamed(name)
+
+        def read() -> Array:
+            import numpy as np
+
+            place = located.place
+            values = place.moved_back(located.part(shape, self.sizes), shape, self.sizes)
+            if place.exact and merge is None:
+                return values
+            wide = (values.astype(np.float64) - place.plus) / place.times
+            whole = slice(None) if merge is None else slice(0, shape[0])
+            return (wide if merge is None else merge(wide, whole)).astype(values.dtype)
+
+        return TensorRef(name, located.ref.dtype, shape, read, lambda ids, axis: read().take(list(ids), axis))
+
+    def is_stacked(self, names: Iterable[str], output: Mapping[str, Stored]) -> bool:
+        """Whether an array holds several layers, so that reading the tensors in any order reads it many times."""
+        entries = (self.locate(name, output[name].shape) for name in names if name in output)
+        return any(entry is not None and "l" in entry.place.axes.split() for entry in entries)
 
 
 def read_source(model: Model, raw: Checkpoint) -> SourceFiles:

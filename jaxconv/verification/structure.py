@@ -86,10 +86,7 @@ def compare_tensors(
     for name in sorted(output.keys() - set(names) - set(SCORE)):
         wrong[name] = "is in the output and is not a tensor of the classifier."
     ordered = sorted(wrong, key=[*names, *wrong].index)
-    missing = [
-        f"the source's array {name} is in no tensor of the output."
-        for name in source.unaccounted(names, draft)
-    ]
+    missing = [f"the source's array {name} is in no tensor of the output." for name in source.unaccounted(names, draft)]
     return Structure(
         len(names), identical, tuple(ordered), (*(f"tensor {name} {wrong[name]}" for name in ordered), *missing)
     )  # fmt: skip
@@ -150,4 +147,3 @@ def _incomplete(groups: Mapping[str, Sequence[Pair]]) -> Iterator[tuple[str, str
 def _difference(stored: Stored, different: int, first: int) -> str:
     total = math.prod(stored.shape)
     return f"differs from the source in {different} of {total} elements, first in element {first} of {stored.path.name}."
-

@@ -9,7 +9,10 @@ from jaxconv.verification.libraries._place import Place
 
 LAYOUTS = ("hf",)
 # Prefix of a classifier's name -> what transformers puts there in other classes that hold the same language model.
-PREFIXES = {"model.": ("", "model.language_model.", "language_model.model."), "lm_head.": ("language_model.lm_head.",)}
+PREFIXES = {
+    "model.": ("", "model.language_model.", "language_model.model.", "language_model."),
+    "lm_head.": ("language_model.lm_head.", "model.language_model.lm_head."),
+}
 
 
 def places(name: str, config: JsonObject, layout: str) -> Iterator[Place]:
