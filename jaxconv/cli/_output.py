@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from jaxconv.errors import UsageError
+from jaxconv.json_files import Unchecked
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """Writes one JSON document to stdout."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
@@ -25,28 +25,41 @@ def human_bytes(count: float) -> str:
     return f"{count:.2f} TB"
 
 
-def json_list(flag: str, text: str | None) -> list[Any] | None:
+def json_list(flag: str, text: str | None) -> list[Unchecked] | None:
     """The JSON list of a flag, or None. Raises `UsageError` for anything else."""
     if text is None:
         return None
+    example = 'expected a list like \'["no","yes"]\'.'
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f'{flag} {text!r} is no JSON ({error}); expected a list like \'["no","yes"]\'.') from None
+        raise UsageError(f"{flag} {text!r} is not JSON ({error}); {example}") from None
     if not isinstance(value, list):
-        raise UsageError(f'{flag} {text!r} is a JSON {type(value).__name__}; expected a list like \'["no","yes"]\'.')
+        raise UsageError(f"{flag} {text!r} is a JSON {type(value).__name__}; {example}")
     return value
 
 
-def progress_line(quiet: bool) -> Callable[[int, int], None] | None:
-    """A progress line on stderr with bytes and rate, on a terminal only."""
+@contextlib.contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr with bytes, rate and time left; None unless stderr is a terminal.
+
+    Yields:
+        A function of the bytes done and the bytes in all.
+    """
     if quiet or not sys.stderr.isatty():
-        return None
-    started = time.monotonic()
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    def show(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-3)
-        text = f"\r{done * 100 // max(total, 1):3d}%  {human_bytes(done)} of {human_bytes(total)}  {human_bytes(rate)}/s "
-        print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = None
 
-    return show
+        def show(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("", total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield show
