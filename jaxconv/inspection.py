@@ -134,7 +134,7 @@ def inspect(
     )  # fmt: skip
     description = _unread(located)
     try:
-        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=False)
+        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=checkpoint is None)
         description = describe(model)
         return describe_plan(make_plan(model, options))
     except (RefusedError, TokenError) as error:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.adapter import Adapter, merge_adapter, read_adapter
+from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
 from jaxconv.families import (
     Family,
@@ -21,6 +21,7 @@ from jaxconv.families import (
 )  # fmt: skip
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
+from jaxconv.merge import merge_adapter
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source
 

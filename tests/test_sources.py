@@ -114,7 +114,7 @@ def test_gated_needs_the_token(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("team/nothing",), "neither a folder here nor a model on the hub"),
+        (("team/nothing",), "neither a directory here nor a model on the hub"),
         (("team/reranker", "--revision", "v9"), "no revision 'v9'"),
         (("team/reranker", "--offline"), "without --offline"),
     ],
@@ -132,15 +132,22 @@ def test_no_network_is_said(tmp_path: Path) -> None:
     assert found.returncode == 1 and "cannot be reached" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_one_format_of_weights_is_chosen() -> None:
-    """safetensors before Flax before .bin; never two."""
+def test_one_format_of_weights_is_fetched() -> None:
+    """safetensors before Flax before .bin; never two. Shards are those that the index names, whatever they are called."""
     assets = ["config.json", "tokenizer.json"]
     flax, torch = ["flax_model.msgpack"], ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"]
     single = ["model.safetensors", "consolidated.safetensors"]
-    assert choose_files(assets + torch + flax + single, weights=True) == [*assets, "model.safetensors"]
-    assert choose_files(assets + torch + flax, weights=True) == assets + flax
-    assert choose_files(assets + torch, weights=True) == assets + torch
-    assert choose_files(assets + torch, weights=False) == assets
+    sharded = ["model.safetensors.index.json", "weights-a.safetensors", "weights-b.safetensors"]
+
+    def files(*names: str, weights: bool = True) -> list[str]:
+        shards = {"model.safetensors.index.json": sharded[1:2], "pytorch_model.bin.index.json": torch[:1]}
+        return choose_files([*assets, *names], weights=weights, read_weight_map=lambda index: shards[index])
+
+    assert files(*torch, *flax, *single) == [*assets, "model.safetensors"]
+    assert files(*torch, *flax) == assets + flax
+    assert sorted(files(*torch)) == sorted(assets + torch)
+    assert files(*torch, weights=False) == assets
+    assert files(*torch, *sharded) == [*assets, "model.safetensors.index.json", "weights-a.safetensors"]
 
 
 def test_sizes_are_read_as_on_the_hub() -> None:
