@@ -76,6 +76,8 @@ class JaxBackend:
         from jaxconv.models.head import JaxClassifier
 
         check_dtype(dtype)
+        if dtype == "float16" and self.device == "cpu":
+            raise UsageError("JAX does not run float16 models on the CPU; use bfloat16, float32 or --backend torch.")
         if mesh is not None and not isinstance(mesh, Mesh):
             raise UsageError(f"mesh is a {type(mesh).__name__}; expected a jax.sharding.Mesh.")
         return JaxClassifier(directory, self._device, dtype, mesh)

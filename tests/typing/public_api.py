@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jaxconv
-from jaxconv import ConversionResult, JaxconvError, Report, Scorer, TokensUnknown
+from jaxconv import ConversionResult, JaxconvError, Ranked, Report, Scorer, TokensUnknown
 
 
 def convert_and_score(source: Path, output: Path, params: object) -> list[float]:
@@ -31,6 +31,8 @@ def convert_and_score(source: Path, output: Path, params: object) -> list[float]
     report: Report = jaxconv.verify(source, output, pairs=[("query", "document")], tolerance=1e-4)
     passed: bool = report.passed
     model: Scorer = jaxconv.load(output, backend="jax", dtype="float32")
+    best: list[Ranked] = model.rank("query", files, top_k=3)
+    files += [row.document for row in best]
     scores: list[float] = model.score("query", ["document", *files], raw=passed)
     return scores if live.output else []
 
