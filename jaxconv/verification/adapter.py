@@ -17,8 +17,10 @@ from jaxconv.json_files import JsonObject, read_object
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
+    from jaxconv.verification.array_comparison import Merge
 
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<letter>[AB])(\.default)?(\.weight)?")
+FLOAT32_EPSILON = 2.0**-24
 WRAPPERS = ("base_model.model.", "language_model.", "model.language_model.")
 
 
@@ -30,9 +32,20 @@ class Factors:
     wide: Array
     scaling: float
 
-    def merge(self, base: Array, rows: slice | list[int]) -> Array:
-        """W + scaling B A of some rows of the weight, float64; `base` are these rows of W."""
-        return base + (self.tall[rows] @ self.wide) * self.scaling
+    def merge(self, base: Array, rows: slice | list[int]) -> tuple[Array, Array]:
+        """W + scaling B A of some rows of the weight, float64, and how far a sum in float32 may be from it.
+
+        Args:
+            base: These rows of W.
+            rows: Which rows they are.
+        """
+        import numpy as np
+
+        tall = self.tall[rows]
+        # Every product, sum and scaling of float32 is off by half a unit; norms bound the sum of the products' sizes.
+        sizes = np.outer(np.linalg.norm(tall, axis=1), np.linalg.norm(self.wide, axis=0)) * abs(self.scaling)
+        slack = (len(self.wide) + 3) * FLOAT32_EPSILON * (np.abs(base) + sizes)
+        return base + (tall @ self.wide) * self.scaling, slack
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +62,28 @@ class AdapterFiles:
     replaced: Mapping[str, Array]
     findings: tuple[str, ...] = ()
 
-    def merges(self, dtype_of: Callable[[str], str]) -> dict[str, Callable[[Array, slice], Array]]:
-        """How each weight changes; `dtype_of` gives the safetensors dtype that a replacement is rounded to."""
+    def change(self, name: str, base: Array, rows: slice | list[int], dtype: str) -> tuple[Array, Array]:
+        """Rows of a weight with the adapter, float64, and how far a sum in float32 may be from them.
+
+        Args:
+            name: The weight.
+            base: These rows of the base's weight.
+            rows: Which rows they are.
+            dtype: The safetensors dtype that a whole tensor is rounded to before factors are added.
+        """
         from jaxconv.checkpoint import numpy_dtype
 
-        def replacement(values: Array, name: str) -> Callable[[Array, slice], Array]:
-            rounded = values.astype(numpy_dtype(dtype_of(name))).astype(values.dtype)
-            return lambda base, rows: rounded[rows].reshape(base.shape)
+        if name in self.replaced:
+            base = self.replaced[name][rows].astype(numpy_dtype(dtype)).astype(base.dtype).reshape(base.shape)
+        return self.factors[name].merge(base, rows) if name in self.factors else (base, base * 0)
 
-        return {
-            **{name: factors.merge for name, factors in self.factors.items()},
-            **{name: replacement(values, name) for name, values in self.replaced.items()},
-        }
+    def merges(self, dtype_of: Callable[[str], str]) -> dict[str, Merge]:
+        """How each weight changes; `dtype_of` gives the safetensors dtype of the base's weight."""
+
+        def merge(name: str, dtype: str) -> Merge:
+            return lambda base, rows: self.change(name, base, rows, dtype)
+
+        return {name: merge(name, dtype_of(name)) for name in {**self.factors, **self.replaced}}
 
 
 def read_adapter_files(directory: Path, names: Iterable[str]) -> AdapterFiles:

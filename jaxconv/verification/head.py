@@ -11,7 +11,7 @@ from jaxconv.checkpoint import Array
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
-from jaxconv.verification.adapter import Factors
+from jaxconv.verification.adapter import AdapterFiles
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output, Stored
 from jaxconv.verification.rounding import float32_order, unit_in_last_place
@@ -57,13 +57,13 @@ def logit_factor(config: JsonObject) -> float:
     return float(text.get(key, default)) ** power
 
 
-def check_head(model: Model, source: SourceFiles, factors: Mapping[str, Factors], output: Output, expected: Expected) -> Head:
+def check_head(model: Model, source: SourceFiles, adapter: AdapterFiles, output: Output, expected: Expected) -> Head:
     """Compares the stored head with the one computed from the source's rows.
 
     Args:
         model: The source as the conversion reads it.
         source: The source's own arrays, which the rows are read from a second time.
-        factors: The factors of the adapter, by weight.
+        adapter: The adapter's files; nothing in them without an adapter.
         output: The output.
         expected: What the output must be.
     """
@@ -71,7 +71,7 @@ def check_head(model: Model, source: SourceFiles, factors: Mapping[str, Factors]
 
     ids = list(expected.token_ids)
     rows = model.lm_head.weight.read_rows(ids)
-    findings = list(_check_rows(rows, source, factors, ids))
+    findings = list(_check_rows(rows, source, adapter, ids))
     factor = logit_factor(model.config)
     if factor != model.transform.scale:
         findings.append(f"the conversion multiplied logits by {model.transform.scale:g}; config.json asks for {factor:g}.")
@@ -91,7 +91,7 @@ def check_head(model: Model, source: SourceFiles, factors: Mapping[str, Factors]
     return Head(not findings, max(known) if len(known) == len(errors) else None, tuple(findings))
 
 
-def _check_rows(rows: Array, source: SourceFiles, factors: Mapping[str, Factors], ids: Sequence[int]) -> list[str]:
+def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Sequence[int]) -> list[str]:
     """Whether the rows that the conversion reads are those of the source's own array."""
     import numpy as np
 
@@ -106,10 +106,10 @@ def _check_rows(rows: Array, source: SourceFiles, factors: Mapping[str, Factors]
         axis = next((number for number, axis in enumerate(place.axes.split()) if axis in "WVO"), 0)
         taken = np.moveaxis(located.ref.take(ids, axis), axis, 0).astype(np.float64)
         own = (taken - place.plus) / place.times
-        if name in factors:
-            own = factors[name].merge(own, list(ids))
-        exact = place.exact and name not in factors
-        limit = 0.0 if exact else unit_in_last_place(own, safetensors_dtype(rows.dtype))
+        dtype = safetensors_dtype(rows.dtype)
+        own, slack = adapter.change(name, own, list(ids), dtype)
+        exact = place.exact and name not in (*adapter.factors, *adapter.replaced)
+        limit = 0.0 if exact else unit_in_last_place(own, dtype) + slack
         if own.shape == rows.shape and np.all(np.abs(rows.astype(np.float64) - own) <= limit):
             return []
         return [f"the conversion read other rows of the tokens {list(ids)} than {located.ref.name} of the source holds."]

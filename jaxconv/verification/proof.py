@@ -165,7 +165,7 @@ def prove(
         tuple(model.checkpoint.tensors), arrays, output.tensors,
         dtype=expected.dtype, merges=merges, draft=model.family.row.draft,
     )  # fmt: skip
-    head = check_head(model, arrays, adapter.factors, output, expected)
+    head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
     findings = [
         *output.findings, *expected.findings, *arrays.findings, *adapter.findings, *structure.findings, *head.findings,

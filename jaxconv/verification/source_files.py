@@ -104,8 +104,7 @@ class SourceFiles:
             if place.exact and merge is None:
                 return values
             wide = (values.astype(np.float64) - place.plus) / place.times
-            whole = slice(None) if merge is None else slice(0, shape[0])
-            return (wide if merge is None else merge(wide, whole)).astype(values.dtype)
+            return (wide if merge is None else merge(wide, slice(0, shape[0]))[0]).astype(values.dtype)
 
         return TensorRef(name, located.ref.dtype, shape, read, lambda ids, axis: read().take(list(ids), axis))
 
