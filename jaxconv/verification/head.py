@@ -103,8 +103,7 @@ def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Se
         if located is None:
             continue
         place = located.place
-        axis = next((number for number, axis in enumerate(place.axes.split()) if axis in "WVO"), 0)
-        taken = np.moveaxis(located.ref.take(ids, axis), axis, 0).astype(np.float64)
+        taken = located.rows(ids).astype(np.float64)
         own = (taken - place.plus) / place.times
         dtype = safetensors_dtype(rows.dtype)
         own, slack = adapter.change(name, own, list(ids), dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,15 @@ class Stored:
         with safe_open(self.path, "np") as file:
             tensor: Array = file.get_tensor(name)
             return tensor
+
+    def rows(self, name: str, ids: Sequence[int]) -> Array:
+        """Rows of the tensor as the safetensors library gives them."""
+        import numpy as np
+        from safetensors import safe_open
+
+        with safe_open(self.path, "np") as file:
+            tensor = file.get_slice(name)
+            return np.concatenate([tensor[index : index + 1] for index in ids])
 
     def reference(self, name: str) -> TensorRef:
         """The tensor as a reference that reads it when it is needed."""

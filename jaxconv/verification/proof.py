@@ -24,7 +24,8 @@ from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
 from jaxconv.verification.prompts import encode
 from jaxconv.verification.report import Report, unreadable
-from jaxconv.verification.scores import Compared, Scores, choose_sides, compare_scores
+from jaxconv.verification.scores import Scores, compare_scores
+from jaxconv.verification.sides import Compared, choose_sides
 from jaxconv.verification.source_files import SourceFiles, read_source
 from jaxconv.verification.structure import Structure, compare_tensors
 from jaxconv.verification.vllm import Served, compare_served, server_url

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from jaxconv.backends import Backend, get_backend
-from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import BackendUnavailable, UsageError
-from jaxconv.json_files import JsonObject
-from jaxconv.model import Model
+from jaxconv.backends import Backend
 from jaxconv.scoring import load
-from jaxconv.verification.array_comparison import Merge
-from jaxconv.verification.claims import Expected
 from jaxconv.verification.head import combine, logit_factor
-from jaxconv.verification.output import Output
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.prompts import Prompts
 from jaxconv.verification.rank_agreement import rank_agreement
-from jaxconv.verification.source_files import SourceFiles
+from jaxconv.verification.sides import Compared, Kind, Sides
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
-Kind = Literal["independent", "consistency"]
 FLOOR = 1e-4  # what the project promises of raw float32 scores
 FLOAT32_EPSILON = 2.0**-24
 
@@ -61,84 +52,6 @@ class Scores:
     lengths: tuple[int, ...]
     source: tuple[tuple[float, ...], ...]
     output: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What computes the source's logits, and what computes the output's (the first one's scores are reported)."""
-
-    source: Backend
-    output: tuple[Backend, ...]
-
-    @property
-    def kind(self) -> Kind:
-        """Independent if the reported scores of the output and those of the source come from two implementations."""
-        return "consistency" if self.source.name == self.output[0].name else "independent"
-
-    @property
-    def name(self) -> str:
-        """The two implementations, or the one."""
-        return self.source.name if self.kind == "consistency" else f"{self.source.name} and {self.output[0].name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """What the scores are computed from.
-
-    Attributes:
-        model: The source as the conversion reads it: its config and its head.
-        source: The source's own arrays.
-        merges: How an adapter changes them.
-        output: The output.
-        expected: What the output must be.
-    """
-
-    model: Model
-    source: SourceFiles
-    merges: Mapping[str, Merge]
-    output: Output
-    expected: Expected
-
-    @property
-    def source_checkpoint(self) -> Checkpoint:
-        """The causal LM, head included, without the code that converted it."""
-        heads = [ref for ref in (self.model.lm_head.weight, self.model.lm_head.bias) if ref is not None]
-        return self.source.checkpoint(self.model.checkpoint.tensors, self.output.tensors, self.merges, heads)
-
-    @property
-    def output_checkpoint(self) -> Checkpoint:
-        """The classifier's tensors, as the safetensors library reads them."""
-        tensors = {name: stored.reference(name) for name, stored in self.output.tensors.items()}
-        return Checkpoint("safetensors", str(self.output.folder), tensors)
-
-
-def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
-    """Who computes what. A backend that the caller names computes both sides, and no other is imported.
-
-    With "auto" and two backends that run the model, transformers computes the source's logits and JAX the output's, and the
-    output's are computed by transformers too. Arrays that hold several layers are read by JAX, which takes them in order.
-
-    Raises:
-        BackendUnavailable: No backend, or not the one that is named, is installed.
-        UsageError: The backend cannot run the model.
-    """
-    config = compared.model.config
-    if backend != "auto":
-        runner = get_backend(backend, device, config=config)
-        return Sides(runner, (runner,))
-    usable: dict[str, Backend] = {}
-    for name in ("jax", "torch"):
-        try:
-            usable[name] = get_backend(name, device, config=config)
-        except (BackendUnavailable, UsageError):
-            continue
-    if len(usable) < 2:
-        runner = get_backend("auto", device, config=config)
-        return Sides(runner, (runner,))
-    jax, torch = usable["jax"], usable["torch"]
-    if compared.source.is_stacked(compared.model.checkpoint.tensors, compared.output.tensors):
-        return Sides(jax, (torch,))
-    return Sides(torch, (jax, torch))
 
 
 def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance: float | None) -> Scores:
@@ -239,9 +152,9 @@ def _source_logits(compared: Compared, backend: Backend, prompts: Prompts) -> tu
 
     ids, answers = prompts.token_ids, compared.expected.token_ids
     if backend.name == "torch":
-        config = _without_softcap(compared.model)
-        return backend.causal_logits(compared.source_checkpoint, config, ids, answers).astype(np.float64), 0.0
-    hidden = backend.hidden_states(compared.source_checkpoint, compared.model.config, ids).astype(np.float64)
+        checkpoint, config = compared.causal_lm
+        return backend.causal_logits(checkpoint, config, ids, answers).astype(np.float64), 0.0
+    hidden = backend.hidden_states(compared.backbone, compared.model.config, ids).astype(np.float64)
     factor = logit_factor(compared.model.config)
     logits = hidden @ _answer_rows(compared).T * factor
     if compared.model.lm_head.bias is not None:
@@ -278,11 +191,3 @@ def _magnitude(hidden: Array, compared: Compared) -> float:
     import numpy as np
 
     return float((np.abs(hidden) @ np.abs(_answer_rows(compared)).T).max())
-
-
-def _without_softcap(model: Model) -> JsonObject:
-    """The config whose causal LM gives uncapped logits; a family's default cap counts as well."""
-    if model.transform.softcap is None:
-        return model.config
-    none, text = {"final_logit_softcapping": None}, model.config.get("text_config")
-    return {**model.config, **none, **({"text_config": {**text, **none}} if isinstance(text, dict) else {})}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -14,6 +14,7 @@ from jaxconv.verification.array_comparison import Merge
 from jaxconv.verification.libraries import Place, axis_sizes, libraries
 from jaxconv.verification.output import Stored, stored_tensors
 
+FLOATS = ("F64", "F32", "F16", "BF16")
 HEADS = ("lm_head.weight", "lm_head.bias")
 # What old files carry and no model reads: tables that are computed from the config.
 UNUSED = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|(cos|sin)_cached)|.*\.attn\.(masked_)?bias")
@@ -26,6 +27,15 @@ class Located:
     ref: TensorRef
     place: Place
     stored: Stored | None
+
+    def rows(self, ids: Sequence[int]) -> Array:
+        """Rows of a head or embedding, values as the source keeps them."""
+        import numpy as np
+
+        if self.stored is not None:
+            return self.stored.rows(self.ref.name, ids)
+        axis = next((number for number, axis in enumerate(self.place.axes.split()) if axis in "WVO"), 0)
+        return np.moveaxis(self.ref.take(ids, axis), axis, 0)
 
     def part(self, hf_shape: tuple[int, ...], sizes: Mapping[str, int], array: Array | None = None) -> Array:
         """What the source's array (`array`, if it is read already) holds of the tensor, axes as they lie there."""
@@ -75,7 +85,7 @@ class SourceFiles:
         ]
 
     def checkpoint(
-        self, names: Iterable[str], output: Mapping[str, Stored], merges: Mapping[str, Merge], head: Iterable[TensorRef] = ()
+        self, names: Iterable[str], output: Mapping[str, Stored], merges: Mapping[str, Merge], dtype: str | None = None
     ) -> Checkpoint:
         """The source as a checkpoint of Hugging Face tensors, read through `places` and not through `jaxconv.layouts`.
 
@@ -83,13 +93,13 @@ class SourceFiles:
             names: The tensors.
             output: The output's tensors, whose shapes these must have.
             merges: How an adapter changes tensors, by name.
-            head: Further tensors.
+            dtype: The safetensors dtype that floating-point tensors are cast to.
         """
-        tensors = {ref.name: ref for ref in head}
+        tensors = {}
         for name in names:
             located = self.locate(name, output[name].shape)
             if located is not None:
-                tensors[name] = self._tensor(name, located, output[name].shape, merges.get(name))
+                tensors[name] = _cast(self._tensor(name, located, output[name].shape, merges.get(name)), dtype)
         return Checkpoint("source", "the source", tensors)
 
     def _tensor(self, name: str, located: Located, shape: tuple[int, ...], merge: Merge | None) -> TensorRef:
@@ -131,6 +141,16 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
         if differing and not findings:
             findings.append(f"the safetensors library reads other names from the source than jaxconv: {_some(differing)}.")
     return SourceFiles(raw.tensors, model.layout, config, axis_sizes(config), stored, tuple(findings))
+
+
+def _cast(ref: TensorRef, dtype: str | None) -> TensorRef:
+    """A tensor that is rounded to another dtype when it is read; integers stay."""
+    if dtype is None or ref.dtype == dtype or ref.dtype not in FLOATS:
+        return ref
+    target = numpy_dtype(dtype)
+    return TensorRef(
+        ref.name, dtype, ref.shape, lambda: ref.read().astype(target), lambda ids, axis: ref.take(ids, axis).astype(target)
+    )
 
 
 def _some(names: Sequence[str]) -> str:

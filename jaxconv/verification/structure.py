@@ -12,9 +12,8 @@ from jaxconv.checkpoint import mapped
 from jaxconv.verification.array_comparison import Merge, compare_arrays
 from jaxconv.verification.byte_comparison import compare_bytes
 from jaxconv.verification.output import Stored
-from jaxconv.verification.source_files import Located, SourceFiles
+from jaxconv.verification.source_files import FLOATS, Located, SourceFiles
 
-FLOATS = ("F64", "F32", "F16", "BF16")
 SCORE = ("score.weight", "score.bias")
 
 
