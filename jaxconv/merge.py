@@ -94,8 +94,8 @@ def _untied_ends_removed(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, 
             return replaced | {name: ref for name, ref in ends.items() if name in checkpoint.tensors}
     if ends or factors:
         raise RefusedError(
-            f"the adapter {adapter.path} changes {', '.join(sorted({*ends, *factors}))}, but the base ties head to embedding; "
-            "merged they would differ. Merge it with PEFT, set tie_word_embeddings to false, and convert that."
+            f"the adapter {adapter.path} changes {', '.join(sorted({*ends, *factors}))}, but the base ties head to "
+            "embedding; merged they would differ. Merge it with PEFT, set tie_word_embeddings to false, and convert that."
         )
     return replaced
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
+from jaxconv.errors import SourceError
 from jaxconv.families import (
     Family,
     LmHead,
@@ -22,7 +23,7 @@ from jaxconv.families import (
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
-from jaxconv.readers import open_checkpoint
+from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 
 
@@ -76,7 +77,11 @@ class Model:
 
 def read_config(source: Source) -> JsonObject:
     """The config.json of a source. Raises `SourceError` if it is missing or damaged."""
-    return read_object(source.assets / "config.json", "the model's configuration")
+    path = source.assets / "config.json"
+    explanation = None if path.exists() else explain(source.assets)
+    if explanation is not None:
+        raise SourceError(explanation)
+    return read_object(path, "the model's configuration")
 
 
 def read_model(

@@ -12,6 +12,8 @@ from jaxconv.families.table import FAMILIES, LOGIT_KEYS, REFUSED, Row, Shapes
 
 MAX_LAYERS = MAX_EXPERTS = 4096
 MAX_SIZE = 1 << 31
+# Classes that training runs put around a model and save as its architecture.
+WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel")
 _KEYS = {
     "V": "vocab_size",
     "F": "intermediate_size",
@@ -136,12 +138,19 @@ def family_for(config: Mapping[str, Any]) -> Family:
     if config.get("quantization_config") or text.get("quantization_config"):
         raise RefusedError(
             "the source is quantised (config.json has quantization_config); expected plain weights. "
-            "Convert the original model, then quantise the result without its score layer."
+            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a "
+            "merged model keeps the key), remove quantization_config from config.json."
         )
     if _bidirectional(text) or _bidirectional(config) or "Bidirectional" in str(architecture):
         raise RefusedError(
             f"the source is bidirectional ({architecture}, see is_causal and use_bidirectional_attention in "
             "config.json); expected a causal LM, whose last token's logits are the answer."
+        )
+    row = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if row is not None and _is_wrapper(architecture, row.architecture):
+        raise RefusedError(
+            f"config.json names the class {architecture}, a wrapper of the training run around {row.architecture}; loaders "
+            f'look for a model of that name. Set "architectures": ["{row.architecture}"] in config.json.'
         )
     if architecture is not None and not str(architecture).endswith("ForCausalLM"):
         raise RefusedError(f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {known}")
@@ -151,6 +160,13 @@ def family_for(config: Mapping[str, Any]) -> Family:
     if architecture not in (None, row.architecture):
         raise RefusedError(f"{model_type} with architecture {architecture!r} is not known; expected {row.architecture}.")
     return Family(model_type, row)
+
+
+def _is_wrapper(architecture: object, expected: str) -> bool:
+    """Whether a class name is that of a wrapper: FSDPQwen3ForCausalLM, PeftModelForCausalLM, OptimizedModule."""
+    if not isinstance(architecture, str) or architecture == expected:
+        return False
+    return architecture in WRAPPERS or architecture.startswith("Peft") or architecture.endswith(expected)
 
 
 def _bidirectional(config: Mapping[str, Any]) -> bool:

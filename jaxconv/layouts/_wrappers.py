@@ -26,7 +26,7 @@ IMPORTS = {
 FILES = {"safetensors": "*.safetensors", "torch_bin": "pytorch_model*.bin"}
 # Writes a copy of the weights, and of their index, with the names that `strip` gives.
 SCRIPT = (
-    "import json, pathlib; {imports}; source, target = pathlib.Path({source!r}), pathlib.Path({target!r}); "
+    "import json, ml_dtypes, pathlib; {imports}; source, target = pathlib.Path({source!r}), pathlib.Path({target!r}); "
     "target.mkdir(); strip = lambda names: {{{strip}: value for name, value in names.items()}}; "
     "[save_file(strip(load_file(file)), target / file.name) for file in source.glob({files!r})]; "
     "[(target / file.name).write_text(json.dumps({{'weight_map': strip(json.loads(file.read_text())['weight_map'])}})) "
