@@ -16,13 +16,13 @@ from jaxconv.families import HEAD
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
-from jaxconv.pad_token import PadToken, choose_pad_token
+from jaxconv.pad_token import PadToken
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
-from jaxconv.prompt import PLAIN, Prompt, render, vllm_template
+from jaxconv.prompt import PLAIN, Prompt, user_prompt, vllm_template
+from jaxconv.prompt_fit import fit_prompt
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
-from jaxconv.special_tokens import special_tokens, with_special_tokens
 from jaxconv.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
 
@@ -123,34 +123,38 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
-    prompt = prompt_for(preset, options.template)
-    rendered = render(prompt.template, "query", "document", prompt.instruction)
-    encoded = vocabulary.encode(rendered) if prompt.known else []
+    prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
+    fitted = fit_prompt(prompt, vocabulary, model.lm_head.weight.shape[0])
     return Plan(
         model=model,
         tokens=tokens,
         method=method,
-        prompt=prompt,
+        prompt=fitted.prompt,
         activation=_activation(options, preset, 1 if method == "from_2_way_softmax" else len(tokens)),
         calibration=_calibration(options, preset),
         assets=read_copied(assets),
-        pad_token=choose_pad_token(assets, vocabulary, encoded[-1].id if encoded else None),
-        special_tokens=special_tokens(vocabulary),
-        named_template=with_special_tokens(prompt.template, vocabulary) if model.family.transformers_seq_cls else None,
+        pad_token=fitted.pad_token,
+        special_tokens=fitted.special_tokens,
+        named_template=fitted.named_template if model.family.transformers_seq_cls else None,
         licence=read_licence(assets),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
         dtype=_dtype(options.dtype),
         use_sep_token=options.use_sep_token,
-        warnings=_warnings(model, prompt, method, options),
+        warnings=(*_warnings(model, prompt, method, options), *fitted.warnings),
     )
 
 
-def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
-    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known."""
+def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str]) -> Prompt:
+    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known.
+
+    Args:
+        preset: The preset of the source.
+        template: The text of a template file.
+        special_tokens: The special tokens by name that a template may read.
+    """
     if template is not None:
-        # A file ends in a newline that Jinja, like every editor, does not count as content.
-        return Prompt(vllm_template(template.removesuffix("\n")))
+        return user_prompt(template, special_tokens)
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)

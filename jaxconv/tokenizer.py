@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import SourceError
+from jaxconv.tokenizer_classes import Building, is_rebuilt, rebuild
 from jaxconv.tokenizer_settings import AddedText, TokenizerSettings, read_settings
 
 # What one answer may look like in a vocabulary: plain, after a space (byte-level and sentencepiece), other case.
@@ -54,19 +55,26 @@ class Vocabulary:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer`, with the tokens that the other files add.
+        """The `tokenizers.Tokenizer`, with the tokens that the other files add, as its class in transformers builds it.
 
         Raises:
             SourceError: A file is damaged.
         """
-        tokenizer = self._read()[0]
+        tokenizer = self.stored
         present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         missing = {token.content: token for token in self.settings.added_tokens if token.content not in present}
-        return self._read(tuple(missing.values()))[0] if missing else tokenizer
+        if not missing and not is_rebuilt(self.settings.class_name):
+            return tokenizer
+        return self._read(tuple(missing.values()), self.settings.building)[0]
 
-    def _read(self, added: tuple[AddedText, ...] = ()) -> tuple[Any, str | None]:
+    @property
+    def stored(self) -> Any:
+        """The `tokenizers.Tokenizer` as tokenizer.json alone has it."""
+        return self._read()[0]
+
+    def _read(self, added: tuple[AddedText, ...] = (), building: Building | None = None) -> tuple[Any, str | None]:
         try:
-            return _read_tokenizer(self.path, self.path.stat().st_mtime_ns, added)
+            return _read_tokenizer(self.path, self.path.stat().st_mtime_ns, added, building)
         except BaseException as error:  # tokenizers raises bare Exception, and its panics are no Exception
             raise self._damaged(error) from None
 
@@ -78,8 +86,7 @@ class Vocabulary:
     @cached_property
     def settings(self) -> TokenizerSettings:
         """What the files beside tokenizer.json say. Raises `SourceError` for a damaged one."""
-        tokenizer = self._read()[0]
-        parts = (tokenizer.pre_tokenizer, tokenizer.decoder)
+        parts = (self.stored.pre_tokenizer, self.stored.decoder)
         return read_settings(self.assets, any("ByteLevel" in str(part) for part in parts))
 
     @property
@@ -165,7 +172,9 @@ class Vocabulary:
 
 
 @lru_cache(maxsize=4)
-def _read_tokenizer(path: Path, changed: int, added: tuple[AddedText, ...]) -> tuple[Any, str | None]:
+def _read_tokenizer(
+    path: Path, changed: int, added: tuple[AddedText, ...], building: Building | None
+) -> tuple[Any, str | None]:
     """The tokenizer of a file, and the pad token of the padding that the file stores.
 
     A large vocabulary takes a second or more to read, and several stages look at it.
@@ -176,5 +185,7 @@ def _read_tokenizer(path: Path, changed: int, added: tuple[AddedText, ...]) -> t
     padding = tokenizer.padding
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if building is not None:
+        rebuild(tokenizer, building)
     tokenizer.add_tokens([AddedToken(**asdict(token)) for token in added])
     return tokenizer, None if padding is None else str(padding["pad_token"])

@@ -12,43 +12,12 @@ from pathlib import Path
 
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject, read_optional_object
+from jaxconv.tokenizer_classes import ALWAYS_PLAIN, CLASS_DEFAULTS, FORCED, MODEL_CLASSES, PLAIN_CLASSES, Building
 
 SETTINGS = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 # The names that every tokenizer hands to a chat template, if it has them.
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# Classes that load tokenizer.json as it is. All others build the tokenizer anew from the vocabulary in it.
-PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "PythonBackend")
-# The classes of model types that do not load tokenizer.json as it is, where the folder names no class.
-MODEL_CLASSES = {
-    "qwen2": "Qwen2Tokenizer", "qwen2_moe": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen3_moe": "Qwen2Tokenizer",
-    "qwen3_next": "Qwen2Tokenizer", "qwen3_5": "Qwen3_5Tokenizer", "qwen3_5_text": "Qwen3_5Tokenizer",
-    "qwen3_5_moe": "Qwen3_5Tokenizer", "qwen3_5_moe_text": "Qwen3_5Tokenizer", "gemma": "GemmaTokenizer",
-    "gemma2": "GemmaTokenizer", "gemma3": "GemmaTokenizer", "gemma3_text": "GemmaTokenizer", "cohere": "CohereTokenizer",
-    "cohere2": "CohereTokenizer", "phi": "GPT2Tokenizer", "starcoder2": "GPT2Tokenizer", "gpt2": "GPT2Tokenizer",
-    "gpt_neox": "GPTNeoXTokenizer",
-}  # fmt: skip
-# Model types whose class transformers takes whatever the folder says.
-FORCED = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text")
-# Model types that load tokenizer.json as it is, whatever class the folder names.
-ALWAYS_PLAIN = ("mistral", "mixtral", "ministral", "mistral3", "phi3", "phimoe", "granite", "olmo2", "glm4", "stablelm")
-# The special tokens that a class has unless the folder says otherwise.
-CLASS_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
-    "Qwen2Tokenizer": {"unk_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-    "Qwen3_5Tokenizer": {"unk_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
-    "GemmaTokenizer": {
-        "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "mask_token": "<mask>",
-    },
-    "CohereTokenizer": {
-        "unk_token": "<UNK>", "bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>",
-        "cls_token": "<CLS>", "sep_token": "<SEP>", "mask_token": "<MASK_TOKEN>",
-    },
-    "GPT2Tokenizer": {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
-    "GPTNeoXTokenizer": {
-        "unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|padding|>",
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +43,7 @@ class TokenizerSettings:
         added_tokens: The tokens that the files name, in the order in which transformers adds those that tokenizer.json
             does not have.
         splits_special_tokens: Whether the text of a special token is tokenised like any other text.
+        building: The settings that a class which builds the tokenizer anew reads.
     """
 
     class_name: str
@@ -81,6 +51,7 @@ class TokenizerSettings:
     pad_file: str
     added_tokens: tuple[AddedText, ...]
     splits_special_tokens: bool
+    building: Building
 
     @property
     def is_plain(self) -> bool:
@@ -113,6 +84,7 @@ def read_settings(directory: Path, byte_level: bool = False) -> TokenizerSetting
         if token is not None:
             special_tokens[name] = token.content
             added.append(token)
+    added += [AddedText(text) for name, text in special_tokens.items() if name not in named]
     extra = named.get("extra_special_tokens") or named.get("additional_special_tokens") or []
     where = f"extra_special_tokens in {directory / SETTINGS}"
     if not isinstance(extra, dict | list):
@@ -124,7 +96,9 @@ def read_settings(directory: Path, byte_level: bool = False) -> TokenizerSetting
             special_tokens |= {name: token.content} if isinstance(name, str) else {}
     pad_file = SPECIAL_TOKENS_MAP if "pad_token" in stored else SETTINGS
     splits = settings.get("split_special_tokens") is True
-    return TokenizerSettings(class_name, special_tokens, pad_file, tuple(added), splits)
+    space = settings.get("add_prefix_space")
+    building = Building(class_name, space if isinstance(space, bool) else None, settings.get("legacy") is True)
+    return TokenizerSettings(class_name, special_tokens, pad_file, tuple(added), splits, building)
 
 
 def _class_name(directory: Path, settings: JsonObject, config: JsonObject, byte_level: bool) -> str:
