@@ -19,7 +19,8 @@ from jaxconv.model import Model
 from jaxconv.pad_token import PadToken
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
-from jaxconv.prompt import PLAIN, Prompt, user_prompt, vllm_template
+from jaxconv.presets.recorded_prompt import recorded_prompt
+from jaxconv.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
 from jaxconv.prompt_fit import fit_prompt
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
@@ -123,7 +124,12 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
+    files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
+    note = None
+    if not prompt.known:
+        recorded_one, note = recorded_prompt(model.source, files, vocabulary.special_tokens)
+        prompt = recorded_one or prompt
     fitted = fit_prompt(prompt, vocabulary, model.lm_head.weight.shape[0])
     return Plan(
         model=model,
@@ -132,7 +138,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         prompt=fitted.prompt,
         activation=_activation(options, preset, 1 if method == "from_2_way_softmax" else len(tokens)),
         calibration=_calibration(options, preset),
-        assets=read_copied(assets),
+        assets=files,
         pad_token=fitted.pad_token,
         special_tokens=fitted.special_tokens,
         named_template=fitted.named_template if model.family.transformers_seq_cls else None,
@@ -141,7 +147,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         preset_origin=origin,
         dtype=_dtype(options.dtype),
         use_sep_token=options.use_sep_token,
-        warnings=(*_warnings(model, prompt, method, options), *fitted.warnings),
+        warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
     )
 
 
@@ -159,6 +165,12 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
     return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
+
+
+def example_prompt(plan: Plan) -> str:
+    """The prompt of an example pair, as consumers tokenise it."""
+    tokens = Vocabulary(plan.model.source.assets).special_tokens
+    return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:

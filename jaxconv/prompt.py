@@ -33,6 +33,11 @@ PLAIN = "{{- query -}}{{- document -}}"  # what vLLM does without a template
 # What apply_chat_template hands to a template that reads messages, and vLLM's field `instruction` of a request.
 MESSAGE_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "instruction")
 PAIR_VARIABLES = ("query", "document", "instruction")
+NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}\n"
+GENERATION_NOTE = (
+    "{origin} renders another end with add_generation_prompt, which vLLM does not set for a score; it is stored without. Take "
+    "the condition out of the template if the prompt is to have that end."
+)
 EXAMPLE_PAIR = ("what is the capital of France?", "Paris is the capital of France.")
 
 # A query and a document, each with another of the same length and number of words: a template that takes both in
@@ -118,13 +123,20 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     over_messages = [variables_of(*pair, special_tokens=special_tokens) for pair in pairs]
     over_pairs = [{**special_tokens, "query": query, "document": document} for query, document in pairs]
     over_pairs.append({**over_pairs[0], "instruction": "Judge"})
+    fixed = NO_GENERATION_PROMPT + text
     wrapped = _behind_preamble(text.removesuffix("\n"), None)
+    notes: tuple[str, ...] = ()
     try:
-        trial = try_template(text, [(text, over_messages), (text, over_pairs), (wrapped, _with_instruction(over_messages))])
+        requests = [(fixed, over_messages), (text, over_pairs), (wrapped, _with_instruction(over_messages))]
+        generating = [{**variables, "add_generation_prompt": True} for variables in over_messages]
+        trial = try_template(text, [*requests, (text, generating)])
         reads_messages = "messages" in trial.variables
         _check_variables(origin, trial.variables - trial.optional, reads_messages, special_tokens)
         if reads_messages:
             template, rendered = text, trial.rendered(0)
+            if trial.results[3] != rendered:
+                # sentence-transformers says yes where vLLM does not
+                template, notes = fixed, (GENERATION_NOTE.format(origin=origin),)
         else:
             template, rendered = wrapped, trial.rendered(1)
             if rendered != trial.rendered(2):
@@ -135,7 +147,7 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     except RenderingError as error:
         raise _unusable(origin, error) from None
     _check_content(origin, rendered, reads_messages)
-    return Prompt(template)
+    return Prompt(template, notes=notes)
 
 
 def _with_instruction(over_messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

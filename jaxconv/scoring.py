@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxconv.activation import activate
+from jaxconv.encoding import folder_encoder
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.families import text_config
 from jaxconv.json_files import read_object, read_optional_object
-from jaxconv.prompt import PLAIN, TEMPLATE_NAME, render, vllm_template
 
 INSTALL = {"jax": "pip install 'jaxconv[jax]'", "torch": "pip install 'jaxconv[torch]'"}
 NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
@@ -78,16 +79,14 @@ class Scorer:
     """Scores of (query, document) pairs. Build it with `jaxconv.load`."""
 
     def __init__(self, folder: Path, model: Logits, backend: str) -> None:
-        from tokenizers import Tokenizer
-
         self.model, self.backend, self.folder = model, backend, folder
         self.config: dict[str, Any] = read_object(folder / "config.json", "the model's configuration")
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        template = folder / TEMPLATE_NAME
-        self.template = template.read_text("utf-8") if template.is_file() else vllm_template(PLAIN)
-        self.max_length = _max_length(folder, self.config)
+        self.encoder = folder_encoder(folder, _max_length(folder, self.config), _rows(self.config))
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a prompt may have."""
+        return self.encoder.max_length
 
     @property
     def compilations(self) -> int:
@@ -120,25 +119,13 @@ class Scorer:
         A prompt that is too long loses the end of its document, never the template's suffix, which the score
         is read after. Raises `UsageError` when even an empty document does not fit.
         """
-        ids = self._ids(query, document, instruction)
-        if len(ids) <= self.max_length:
-            return ids
-        fits, too_long = 0, len(document)
-        best = self._ids(query, "", instruction)
-        if len(best) > self.max_length:
-            raise UsageError(f"The query alone takes {len(best)} tokens; at most {self.max_length} fit. Shorten it.")
-        while too_long - fits > 1:
-            middle = (fits + too_long) // 2
-            ids = self._ids(query, document[:middle], instruction)
-            if len(ids) <= self.max_length:
-                fits, best = middle, ids
-            else:
-                too_long = middle
-        return best
+        return self.encoder.encode(query, document, instruction).ids
 
-    def _ids(self, query: str, document: str, instruction: str | None) -> list[int]:
-        prompt = render(self.template, query, document, instruction)
-        return list(self.tokenizer.encode(prompt, add_special_tokens=True).ids)
+
+def _rows(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model has an embedding of."""
+    rows = text_config(config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
 
 
 def _max_length(folder: Path, config: Mapping[str, Any]) -> int:

@@ -16,13 +16,13 @@ from jaxconv.tokenizer import Vocabulary
 
 PROBES = (("query", "document"), EXAMPLE_PAIR, (" query", "\ndocument "), ("", ""))
 
+# For a POSIX shell.
 REPLACE_POST_PROCESSOR = """\
-python -c "
+python -c '
 from tokenizers import Tokenizer, processors
-path = {path!r}
-tokenizer = Tokenizer.from_file(path)
-tokenizer.post_processor = processors.TemplateProcessing(single={single!r}, special_tokens={named!r})
-tokenizer.save(path)" """
+tokenizer = Tokenizer.from_file({path})
+tokenizer.post_processor = processors.TemplateProcessing(single={single}, special_tokens={named})
+tokenizer.save({path})'"""
 
 
 def special_tokens(vocabulary: Vocabulary) -> tuple[str, str]:
@@ -38,8 +38,10 @@ def check_nothing_appended(vocabulary: Vocabulary) -> None:
     before, after = special_tokens(vocabulary)
     if not after:
         return
-    named = [(before, vocabulary.id(before))] if before else []
-    command = REPLACE_POST_PROCESSOR.format(path=str(vocabulary.path), single=f"{before} $A".strip(), named=named)
+    named = [[before, vocabulary.id(before)]] if before else []
+    command = REPLACE_POST_PROCESSOR.format(
+        path=json.dumps(str(vocabulary.path)), single=json.dumps(f"{before} $A".strip()), named=json.dumps(named)
+    )
     raise RefusedError(
         f"the tokenizer appends {after!r} to every text: vLLM would read the score there, not after the prompt, and "
         f"transformers takes it for padding if it is the pad token. Have {vocabulary.path} append nothing, in a copy of the "

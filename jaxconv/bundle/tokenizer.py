@@ -6,8 +6,7 @@ from typing import Any
 
 from jaxconv.json_files import dump_json, parse_json
 from jaxconv.plan import Plan
-
-SETTINGS = "tokenizer_config.json"
+from jaxconv.tokenizer_settings import SETTINGS
 
 
 def tokenizer_files(plan: Plan) -> dict[str, bytes]:
@@ -19,11 +18,3 @@ def tokenizer_files(plan: Plan) -> dict[str, bytes]:
         files[SETTINGS] = dump_json({**settings, "pad_token": plan.pad_token.text})
     return files
 
-
-def default_chat_template(plan: Plan) -> str | None:
-    """The chat template that only tokenizer_config.json holds: transformers ignores it once there is a named file."""
-    raw = plan.assets.get(SETTINGS)
-    if raw is None or "chat_template.jinja" in plan.assets:
-        return None
-    template = parse_json(raw, SETTINGS, "Download it again.").get("chat_template")
-    return template if isinstance(template, str) else None

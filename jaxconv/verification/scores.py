@@ -9,10 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxconv.encoding import PairEncoder
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.model import Model
 from jaxconv.pairs import parse_rows, read_rows
-from jaxconv.verification.bundle import render
+from jaxconv.tokenizer import Vocabulary
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.head import combine
 from jaxconv.verification.output import Output, read_object
@@ -128,25 +129,15 @@ def encode(model: Model, output: Output, pairs: Pairs) -> tuple[Pairs, list[list
 
     A document whose prompt is too long is cut. Raises `UsageError` for a query that is too long by itself.
     """
-    from tokenizers import Tokenizer
-
-    template = (output.folder / "score_template.jinja").read_text("utf-8")
-    tokenizer = Tokenizer.from_file(str(model.source.assets / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     settings = read_object(output.folder / "tokenizer_config.json") or {}
     limit = model.config.get("max_position_embeddings") or 32768
     limit = int(min(limit, settings.get("model_max_length") or limit))
-    kept, found = [], []
-    for query, text in pairs:
-        document = text
-        while not len(ids := tokenizer.encode(render(template, query, document), add_special_tokens=True).ids) <= limit:
-            if not document:
-                raise UsageError(f"the prompt of {query!r:.80} alone has {len(ids)} tokens; at most {limit} fit. Shorten it.")
-            document = document[: len(document) // 2]
-        kept.append((query, document))
-        found.append(list(ids))
-    return tuple(kept), found
+    template = (output.folder / "score_template.jinja").read_text("utf-8")
+    encoder = PairEncoder(template, Vocabulary(model.source.assets), limit)
+    encoder.special_tokens = Vocabulary(output.folder).special_tokens  # a pad token may have been added
+    encoded = [encoder.encode(query, document) for query, document in pairs]
+    kept = tuple((query, one.document) for (query, _), one in zip(pairs, encoded, strict=True))
+    return kept, [one.ids for one in encoded]
 
 
 def _jax_logits(model: Model, expected: Expected, token_ids: list[list[int]], device: str) -> tuple[Array, float]:
