@@ -39,7 +39,7 @@ class RenderingError(Exception):
 class _Generation(Extension):
     """`{% generation %}`, which marks the assistant's words for training and renders its body."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

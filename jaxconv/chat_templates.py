@@ -59,7 +59,7 @@ def templates_in_settings(files: Mapping[str, bytes]) -> dict[str, str]:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(text, str):
             raise SourceError(
-                f"chat_template in {SETTINGS} holds {entry!r:.80}; expected a text, or a list of names and templates. {REMEDY}"
+                f"chat_template in {SETTINGS} holds {entry!r:.80}; expected a text, or a list of names and texts. {REMEDY}"
             )
         templates[name] = text
     return templates
@@ -79,7 +79,7 @@ def displaced_templates(files: Mapping[str, bytes]) -> dict[str, bytes]:
     if templates_in_files(files):
         return {}
     stored = templates_in_settings(files)
-    return {file_of(name): text.encode() for name, text in stored.items() if name and not set(name) & set('/\\:\0')}
+    return {file_of(name): text.encode() for name, text in stored.items() if name and not set(name) & set("/\\:\0")}
 
 
 def _text(raw: bytes, path: str) -> str:

@@ -103,7 +103,9 @@ def folder_encoder(folder: Path, max_length: int, rows: int | None = None) -> Pa
     try:
         template = path.read_text("utf-8") if path.is_file() else vllm_template(PLAIN)
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read ({error}); expected a template in UTF-8. Convert the source again.") from None
+        raise SourceError(
+            f"{path} cannot be read ({error}); expected a template in UTF-8. Convert the source again."
+        ) from None
     return PairEncoder(template, Vocabulary(folder), max_length, rows)
 
 

@@ -54,8 +54,8 @@ def choose_pad_token(vocabulary: Vocabulary, last_ids: Set[int], rows: int) -> P
             continue
         if vocabulary.settings.pad_file == SPECIAL_TOKENS_MAP:
             raise RefusedError(
-                f"pad_token in {file} is {text!r}, which has no row in the embedding of {rows} tokens; transformers would pad "
-                f"with it. Name another there, such as {candidate!r}."
+                f"pad_token in {file} is {text!r}, which has no row in the embedding of {rows} tokens; transformers would "
+                f"pad with it. Name another there, such as {candidate!r}."
             )
         return PadToken(candidate, index, added=True)
     return None

@@ -35,8 +35,8 @@ MESSAGE_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", 
 PAIR_VARIABLES = ("query", "document", "instruction")
 NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}\n"
 GENERATION_NOTE = (
-    "{origin} renders another end with add_generation_prompt, which vLLM does not set for a score; it is stored without. Take "
-    "the condition out of the template if the prompt is to have that end."
+    "{origin} renders another end with add_generation_prompt, which vLLM does not set for a score; it is stored without. "
+    "Take the condition out of the template if the prompt is to have that end."
 )
 EXAMPLE_PAIR = ("what is the capital of France?", "Paris is the capital of France.")
 
@@ -181,7 +181,8 @@ def _check_content(origin: str, rendered: list[str], reads_messages: bool) -> No
             else "the variables {{ query }}, {{ document }} and, if it likes, {{ instruction }}"
         )
         raise RefusedError(
-            f"{origin} renders without the {' and the '.join(missing)}, so all of them would get one score; expected {expected}."
+            f"{origin} renders without the {' and the '.join(missing)}, "
+            f"so all of them would get one score; expected {expected}."
         )
 
 
@@ -190,7 +191,6 @@ def variables_of(
     document: str,
     instruction: str | None = None,
     special_tokens: Mapping[str, str] | None = None,
-    add_generation_prompt: bool = False,
 ) -> dict[str, Any]:
     """What a stored template is rendered with by vLLM; sentence-transformers also sets `add_generation_prompt`."""
     extra = {} if instruction is None else {"instruction": instruction}
@@ -199,7 +199,7 @@ def variables_of(
         "messages": [{"role": "query", "content": query}, {"role": "document", "content": document}],
         "tools": None,
         "documents": None,
-        "add_generation_prompt": add_generation_prompt,
+        "add_generation_prompt": False,
         **extra,
     }
 
@@ -253,4 +253,3 @@ def _unusable(origin: str, error: Exception) -> UsageError:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-

@@ -72,8 +72,8 @@ def fit_prompt(prompt: Prompt, vocabulary: Vocabulary, rows: int) -> FittedPromp
     if stripped is not None:
         prompt = dataclasses.replace(prompt, template=stripped)
         warnings.append(
-            f"the template begins with {special_tokens(vocabulary)[0]!r}, which the tokenizer adds anyway; it was left to the "
-            "tokenizer, so that a prompt has it once."
+            f"the template begins with {special_tokens(vocabulary)[0]!r}, which the tokenizer adds anyway; it was left to "
+            "the tokenizer, so that a prompt has it once."
         )
     named = with_special_tokens(prompt.template, vocabulary, names)
     prompts = [vocabulary.ids(render(prompt.template, *pair, special_tokens=names)) for pair in PROBES]
@@ -93,8 +93,8 @@ def _check_rows(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary, rows: 
     for token in beyond:
         if any(token.id in ids for ids in prompts):
             raise RefusedError(
-                f"the prompt holds the token {token.text!r} ({token.id}), which has no row in the model's embedding of {rows} "
-                "rows. Take it out of the template, or resize the embedding (resize_token_embeddings) and train it."
+                f"the prompt holds the token {token.text!r} ({token.id}), which has no row in the model's embedding of "
+                f"{rows} rows. Take it out of the template, or resize the embedding (resize_token_embeddings) and train it."
             )
     first = beyond[0]
     count = "an entry" if len(beyond) == 1 else f"{len(beyond)} entries"
@@ -117,14 +117,16 @@ def _check_readings(template: str, named_template: str, vocabulary: Vocabulary) 
     if not is_installed():
         return [
             *warnings,
-            f"transformers builds the tokenizer class {settings.class_name} anew from tokenizer.json; it is not installed, so "
-            "its token ids were not compared with jaxconv's. Run `jaxconv verify` where it is installed.",
+            f"transformers builds the tokenizer class {settings.class_name} anew from tokenizer.json; it is not installed, "
+            "so its token ids were not compared with jaxconv's. Run `jaxconv verify` where it is installed.",
         ]
-    asked = (Asked(template, COMPARED_PAIRS), Asked(named_template, COMPARED_PAIRS, special=False, add_generation_prompt=True))
-    try:
-        reading = read_with_transformers(vocabulary.assets, asked)
-    except ReadingError as error:
-        return [*warnings, f"transformers cannot load the tokenizer, so its token ids were not compared: {error}."]
+    asked = (
+        Asked(template, COMPARED_PAIRS),
+        Asked(named_template, COMPARED_PAIRS, special=False, add_generation_prompt=True),
+    )
+    reading = read_with_transformers([(vocabulary.assets, asked)])[0]
+    if isinstance(reading, ReadingError):
+        return [*warnings, f"transformers cannot load the tokenizer, so its token ids were not compared: {reading}."]
     for one, rendered in zip(asked, reading.rendered, strict=True):
         for text, ids in zip(rendered.texts, rendered.ids, strict=True):
             own = vocabulary.ids(text, one.special)
@@ -140,11 +142,20 @@ def _stored_reading(template: str, vocabulary: Vocabulary) -> list[str]:
         if list(vocabulary.stored.encode(text, add_special_tokens=True).ids) != vocabulary.ids(text):
             return [
                 f"tokenizer.json tokenises some texts otherwise than {vocabulary.settings.class_name}, which transformers "
-                "builds from its vocabulary without its normalizer and pre_tokenizer; vLLM, sentence-transformers and jaxconv "
-                "use the class. A model that was trained with tokenizer.json itself needs "
-                '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json.'
+                "builds from its vocabulary without its normalizer and pre_tokenizer; vLLM, sentence-transformers and "
+                f"jaxconv use the class. {_for_the_file(vocabulary)}"
             ]
     return []
+
+
+def _for_the_file(vocabulary: Vocabulary) -> str:
+    """What to do for a model that was trained with tokenizer.json itself."""
+    if vocabulary.settings.is_forced:
+        return "It does so for this model_type whatever tokenizer_config.json says."
+    return (
+        "A model that was trained with tokenizer.json itself needs "
+        '"tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json.'
+    )
 
 
 def _difference(text: str, own: Sequence[int], ids: Sequence[int], vocabulary: Vocabulary, class_name: str) -> str:
@@ -155,8 +166,8 @@ def _difference(text: str, own: Sequence[int], ids: Sequence[int], vocabulary: V
     folder = str(vocabulary.assets)
     return (
         f"the installed transformers ({class_name}) and jaxconv tokenise {text[:40]!r}… differently, from token {place} on: "
-        f"{theirs} there, {ours} here; expected the same. Save the tokenizer as transformers reads it, in a copy if others need "
-        f'it as it is: python -c "from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained({folder!r}); '
-        f"t.backend_tokenizer.save({str(vocabulary.path)!r})\" and name \"tokenizer_class\": \"PreTrainedTokenizerFast\" in "
+        f"{theirs} there, {ours} here; expected the same. Save the tokenizer as transformers reads it, in a copy if others "
+        f'need it as it is: python -c "from transformers import AutoTokenizer as A; t = A.from_pretrained({folder!r}); '
+        f't.backend_tokenizer.save({str(vocabulary.path)!r})" and name "tokenizer_class": "PreTrainedTokenizerFast" in '
         "tokenizer_config.json."
     )

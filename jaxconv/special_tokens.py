@@ -69,7 +69,11 @@ def leave_to_tokenizer(template: str, vocabulary: Vocabulary, names: Mapping[str
         return None
     literal = json.dumps(before, ensure_ascii=False)
     stored = (
-        "{%- set prompt %}\n" + template.removesuffix("\n") + '{{ "" }}{% endset -%}\n{{ prompt.removeprefix(' + literal + ") }}"
+        "{%- set prompt %}\n"
+        + template.removesuffix("\n")
+        + '{{ "" }}{% endset -%}\n{{ prompt.removeprefix('
+        + literal
+        + ") }}"
     )
     for text, pair in zip(rendered, PROBES, strict=True):
         again = render(stored, *pair, special_tokens=names)

@@ -160,7 +160,9 @@ class Vocabulary:
             encoding = self.tokenizer.encode(text, add_special_tokens=special)
         except BaseException as error:  # as in `_stored`
             raise self._damaged(error) from None
-        marks = [mark != 0 and span == (0, 0) for mark, span in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)]
+        marks = [
+            mark != 0 and span == (0, 0) for mark, span in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)
+        ]
         return Encoded(list(encoding.ids), list(encoding.tokens), list(encoding.offsets), marks)
 
     def near(self, text: str) -> str:

@@ -44,6 +44,7 @@ class TokenizerSettings:
             does not have.
         splits_special_tokens: Whether the text of a special token is tokenised like any other text.
         building: The settings that a class which builds the tokenizer anew reads.
+        is_forced: Whether the class follows from the model type, whatever the files say.
     """
 
     class_name: str
@@ -52,6 +53,7 @@ class TokenizerSettings:
     added_tokens: tuple[AddedText, ...]
     splits_special_tokens: bool
     building: Building
+    is_forced: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -89,16 +91,17 @@ def read_settings(directory: Path, byte_level: bool = False) -> TokenizerSetting
     where = f"extra_special_tokens in {directory / SETTINGS}"
     if not isinstance(extra, dict | list):
         raise SourceError(f"{where} is {extra!r:.80}; expected a list or an object. Save the tokenizer again.")
-    for name, value in extra.items() if isinstance(extra, dict) else enumerate(extra):
-        token = _token(value, where)
-        if token is not None:
-            added.append(token)
-            special_tokens |= {name: token.content} if isinstance(name, str) else {}
+    for value in extra.values() if isinstance(extra, dict) else extra:
+        added += [token for token in [_token(value, where)] if token is not None]
+    if isinstance(extra, dict):
+        texts = {name: _token(value, where) for name, value in extra.items()}
+        special_tokens |= {name: token.content for name, token in texts.items() if token is not None}
     pad_file = SPECIAL_TOKENS_MAP if "pad_token" in stored else SETTINGS
     splits = settings.get("split_special_tokens") is True
     space = settings.get("add_prefix_space")
     building = Building(class_name, space if isinstance(space, bool) else None, settings.get("legacy") is True)
-    return TokenizerSettings(class_name, special_tokens, pad_file, tuple(added), splits, building)
+    forced = str(config.get("model_type")) in FORCED
+    return TokenizerSettings(class_name, special_tokens, pad_file, tuple(added), splits, building, forced)
 
 
 def _class_name(directory: Path, settings: JsonObject, config: JsonObject, byte_level: bool) -> str:

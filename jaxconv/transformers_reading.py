@@ -82,42 +82,40 @@ def is_installed() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def read_with_transformers(directory: Path, asked: Sequence[Asked]) -> Reading:
+def read_with_transformers(requests: Sequence[tuple[Path, Sequence[Asked]]]) -> list[Reading | ReadingError]:
     """Renders and tokenises with transformers.
 
     Args:
-        directory: The directory of the tokenizer, with its config.json.
-        asked: What is rendered and tokenised.
+        requests: Directories of tokenizers, with their config.json, and what is rendered and tokenised with each.
 
     Returns:
-        The tokenizer and its answers.
-
-    Raises:
-        ReadingError: transformers cannot do it, or is not installed.
+        Of each request the tokenizer and its answers, or why there are none.
     """
-    request = {"directory": str(directory), "asked": [asdict(one) for one in asked]}
-    answer = _answer(request) if "transformers" in sys.modules else _in_a_process(request)
+    wanted = [{"directory": str(directory), "asked": [asdict(one) for one in asked]} for directory, asked in requests]
+    answers = [_answer(one) for one in wanted] if "transformers" in sys.modules else _in_a_process(wanted)
+    return [_reading(answer) for answer in answers]
+
+
+def _reading(answer: dict[str, Any]) -> Reading | ReadingError:
     if "error" in answer:
-        raise ReadingError(str(answer["error"]))
+        return ReadingError(str(answer["error"]))
     rendered = [
-        Rendered(
-            tuple(one["texts"]), tuple(map(tuple, one["ids"])), tuple(one["last"]), tuple(map(tuple, one["batch"]))
-        )
+        Rendered(tuple(one["texts"]), tuple(map(tuple, one["ids"])), tuple(one["last"]), tuple(map(tuple, one["batch"])))
         for one in answer["rendered"]
-    ]  # fmt: skip
+    ]
     return Reading(answer["class_name"], answer["special_tokens"], answer["pad_token_id"], tuple(rendered))
 
 
-def _in_a_process(request: dict[str, Any]) -> dict[str, Any]:
+def _in_a_process(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-P", str(Path(__file__))]
-    text = json.dumps(request).encode()
+    text = json.dumps(requests).encode()
     try:
         done = subprocess.run(command, input=text, capture_output=True, timeout=SECONDS, check=False, env=environment)
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
-        return {"error": "its process gave no answer"}
-    return answer
+        return [{"error": "its process gave no answer"} for _ in requests]
+    return answers
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -157,11 +155,11 @@ def _rendered(tokenizer: Any, one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _main() -> None:
-    """Answers the request on standard input, as JSON on the last line of standard output."""
+    """Answers the requests on standard input, as JSON on the last line of standard output."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # transformers then does without it
-    request = json.loads(sys.stdin.buffer.read())
+    requests = json.loads(sys.stdin.buffer.read())
     print()
-    print(json.dumps(_answer(request)))
+    print(json.dumps([_answer(request) for request in requests]))
 
 
 if __name__ == "__main__":

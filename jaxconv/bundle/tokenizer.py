@@ -17,4 +17,3 @@ def tokenizer_files(plan: Plan) -> dict[str, bytes]:
         settings: dict[str, Any] = {} if raw is None else parse_json(raw, SETTINGS, "Download it again.")
         files[SETTINGS] = dump_json({**settings, "pad_token": plan.pad_token.text})
     return files
-

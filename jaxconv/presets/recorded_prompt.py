@@ -13,7 +13,16 @@ from jaxconv.prompt import Prompt, user_prompt
 from jaxconv.sources import Source
 
 # Settings of `processing_kwargs["chat_template"]` that no template reads.
-NOT_VARIABLES = ("chat_template", "restore_suffix", "padding", "truncation", "max_length", "return_tensors", "tokenize", "tools")
+NOT_VARIABLES = (
+    "chat_template",
+    "restore_suffix",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "tokenize",
+    "tools",
+)
 STRUCTURED = """\
 {%- set ns = namespace(messages=[]) %}
 {%- for message in messages %}

@@ -19,6 +19,7 @@ from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.report import Report
 from jaxconv.verification.scores import Pairs, Scores, compare_scores, read_pairs
 from jaxconv.verification.structure import compare_tensors
+from jaxconv.verification.text import check_text
 from jaxconv.verification.vllm import Served, compare_served, server_url
 
 
@@ -103,6 +104,8 @@ def prove(
     scores, served = None, None
     if not structure_only:
         wrong = _cannot_run(model, output, head, template)
+        if not template:
+            findings += check_text(model.source.assets, folder, chosen).findings
         try:
             if wrong is None:
                 own = tolerance if url is None else None
