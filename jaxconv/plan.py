@@ -151,7 +151,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     )
 
 
-def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str]) -> Prompt:
+def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str] | None = None) -> Prompt:
     """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known.
 
     Args:
@@ -160,7 +160,7 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
         special_tokens: The special tokens by name that a template may read.
     """
     if template is not None:
-        return user_prompt(template, special_tokens)
+        return user_prompt(template, special_tokens or {})
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)

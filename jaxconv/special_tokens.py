@@ -8,6 +8,7 @@ tokenizer would add, and the one for vLLM does not begin with it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 
 from jaxconv.errors import RefusedError
@@ -16,13 +17,11 @@ from jaxconv.tokenizer import Vocabulary
 
 PROBES = (("query", "document"), EXAMPLE_PAIR, (" query", "\ndocument "), ("", ""))
 
-# For a POSIX shell.
 REPLACE_POST_PROCESSOR = """\
-python -c '
 from tokenizers import Tokenizer, processors
-tokenizer = Tokenizer.from_file({path})
-tokenizer.post_processor = processors.TemplateProcessing(single={single}, special_tokens={named})
-tokenizer.save({path})'"""
+tokenizer = Tokenizer.from_file({path!r})
+tokenizer.post_processor = processors.TemplateProcessing(single={single!r}, special_tokens={named!r})
+tokenizer.save({path!r})"""
 
 
 def special_tokens(vocabulary: Vocabulary) -> tuple[str, str]:
@@ -38,14 +37,12 @@ def check_nothing_appended(vocabulary: Vocabulary) -> None:
     before, after = special_tokens(vocabulary)
     if not after:
         return
-    named = [[before, vocabulary.id(before)]] if before else []
-    command = REPLACE_POST_PROCESSOR.format(
-        path=json.dumps(str(vocabulary.path)), single=json.dumps(f"{before} $A".strip()), named=json.dumps(named)
-    )
+    named = [(before, vocabulary.id(before))] if before else []
+    code = REPLACE_POST_PROCESSOR.format(path=str(vocabulary.path), single=f"{before} $A".strip(), named=named)
     raise RefusedError(
         f"the tokenizer appends {after!r} to every text: vLLM would read the score there, not after the prompt, and "
         f"transformers takes it for padding if it is the pad token. Have {vocabulary.path} append nothing, in a copy of the "
-        f"source's tokenizer if others need it as it is:\n{command}"
+        f"source's tokenizer if others need it as it is:\npython -c {shlex.quote(code)}"
     )
 
 
