@@ -272,7 +272,7 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
     """The proof of what lies in `stage`. Raises `VerificationError` with the findings."""
     from jaxconv.verification import Claims, ScoreOptions, prove
 
-    claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
+    claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
     scoring = ScoreOptions(backend=backend, device=request.device)
     report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)

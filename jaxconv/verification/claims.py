@@ -203,7 +203,8 @@ def _template(claims: Claims) -> tuple[str | None, str | None]:
     from jaxconv.presets import get
 
     preset = get(claims.preset)
-    return preset.template, preset.instruction
+    # The presets' texts have lost the newline that a file ends with, and Jinja takes one away.
+    return None if preset.template is None else preset.template + "\n", preset.instruction
 
 
 def _object(record: JsonObject, key: str) -> JsonObject:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxconv.encoding import PairEncoder
 from jaxconv.errors import UsageError
+from jaxconv.families import text_config
 from jaxconv.model import Model
-from jaxconv.prompt import render
+from jaxconv.tokenizer import Vocabulary
 from jaxconv.verification.output import Output, read_object
 from jaxconv.verification.pairs import Pairs
 
@@ -37,22 +39,31 @@ def encode(model: Model, output: Output, pairs: Pairs) -> Prompts:
     Raises:
         UsageError: The prompt of a query alone is too long.
     """
-    from tokenizers import Tokenizer
-
     template = (output.folder / "score_template.jinja").read_text("utf-8")
-    tokenizer = Tokenizer.from_file(str(model.source.assets / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    encoder = PairEncoder(template, Vocabulary(model.source.assets), _longest(model, output))
+    encoder.special_tokens = Vocabulary(output.folder).special_tokens  # a pad token may have been added
+    encoded = [encoder.encode(query, document) for query, document in pairs]
+    kept = tuple((query, one.document) for (query, _), one in zip(pairs, encoded, strict=True))
+    return Prompts(kept, tuple(tuple(one.ids) for one in encoded))
+
+
+def _longest(model: Model, output: Output) -> int:
+    """The longest prompt in tokens: the smallest limit of the model, the tokenizer and the record."""
     settings = read_object(output.folder / "tokenizer_config.json") or {}
-    limit = model.config.get("max_position_embeddings") or LONGEST
-    limit = int(min(limit, settings.get("model_max_length") or limit))
-    kept, encoded = [], []
-    for query, text in pairs:
-        document = text
-        while not len(ids := tokenizer.encode(render(template, query, document), add_special_tokens=True).ids) <= limit:
-            if not document:
-                raise UsageError(f"the prompt of {query!r:.80} alone has {len(ids)} tokens; at most {limit} fit. Shorten it.")
-            document = document[: len(document) // 2]
-        kept.append((query, document))
-        encoded.append(tuple(ids))
-    return Prompts(tuple(kept), tuple(encoded))
+    limits = [
+        text_config(model.config).get("max_position_embeddings") or LONGEST,
+        settings.get("model_max_length"),
+        (output.record or {}).get("max_length"),
+    ]
+    return int(min(limit for limit in limits if isinstance(limit, int | float) and limit >= 1))
+
+
+def check_ends(prompts: Prompts, output: Output) -> list[str]:
+    """Whether every prompt ends where transformers reads the score: at the last token that is not padding."""
+    pad = output.config.get("pad_token_id")
+    for (query, document), ids in zip(prompts.pairs, prompts.token_ids, strict=True):
+        if not ids:
+            raise UsageError(f"the prompt of {query!r:.80} and {document!r:.80} has no tokens; expected at least one.")
+        if ids[-1] == pad:
+            return [f"prompts end in the pad token ({pad}), before which transformers reads the score."]
+    return []

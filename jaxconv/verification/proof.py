@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +16,24 @@ from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
-from jaxconv.verification.claims import Claims, expect
-from jaxconv.verification.files import check_config, check_template, check_tokenizer
+from jaxconv.verification.claims import Claims, Expected, expect
+from jaxconv.verification.config import check_config
 from jaxconv.verification.head import HEAD, Head, check_head
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
-from jaxconv.verification.prompts import encode
+from jaxconv.verification.prompts import check_ends, encode
 from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
 from jaxconv.verification.source_files import SourceFiles, read_source
 from jaxconv.verification.structure import Structure, compare_tensors
+from jaxconv.verification.template import check_claimed_template, check_template
+from jaxconv.verification.text import check_text
+from jaxconv.verification.tokenizer import check_tokenizer
 from jaxconv.verification.vllm import Served, compare_served, server_url
+
+TEXTS = 64  # pairs whose text is compared; scores are compared for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +179,17 @@ def prove(
     ]  # fmt: skip
     notes: list[str] = []
     scores = None
+    if not template:
+        findings += check_claimed_template(output, source.assets, expected, pairs[:TEXTS])
     if not scoring.structure_only:
+        if not template:
+            _check_text(source, folder, pairs, findings, notes)
         reason = _cannot_run(structure, head, template)
         if reason is None:
             scores = _scores(Compared(model, arrays, merges, output, expected), pairs, scoring, findings)
         else:
             findings.append(f"scores were not compared: {reason}")
+    notes += _notes(expected, scores, scoring)
     served = None if url is None else _served(url, folder, scores, scoring.tolerance, findings)
     return Report(structure, head, scores, served, tuple(findings), tuple(notes))
 
@@ -207,12 +217,37 @@ def _dtype_of(name: str, arrays: SourceFiles, model: Model) -> str:
     return refs[0].dtype if refs else model.dtype
 
 
+def _check_text(source: Source, folder: Path, pairs: Pairs, findings: list[str], notes: list[str]) -> None:
+    """Prompts and token ids through transformers; without it a note says what rests on jaxconv's own reading."""
+    text = check_text(source.assets, folder, pairs[:TEXTS])
+    findings += text.findings
+    if text.own_reading and not text.findings:
+        notes.append(
+            f"transformers is not installed, so {', '.join(text.own_reading)} rest on jaxconv's own reading. "
+            "Verify where it is installed to compare them."
+        )
+
+
+def _notes(expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> Iterator[str]:
+    """What the report leaves out or takes for granted."""
+    if expected.template is None and not scoring.structure_only:
+        yield "the prompt was taken from the output; pass --template or --preset to hold it against yours."
+    if expected.dtype is not None and scores is not None:
+        yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
+    if scores is not None and scores.kind == "consistency":
+        yield (
+            f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto, and "
+            "JAX and transformers installed, two implementations do where both run the model."
+        )
+
+
 def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str]) -> Scores | None:
     """The comparison of scores, its findings added; None, and a finding, where a model cannot be run."""
     tolerance = scoring.tolerance if scoring.against_vllm is None else None
     sides = choose_sides(scoring.backend, scoring.device, compared)
     try:
         prompts = encode(compared.model, compared.output, pairs)
+        findings += check_ends(prompts, compared.output)
         scores = compare_scores(compared, sides, prompts, tolerance)
     except UsageError:
         raise

@@ -19,9 +19,11 @@ import jaxconv.layouts.tunix
 import jaxconv.merge
 import jaxconv.model
 import jaxconv.models.decoder
+import jaxconv.prompt_fit
 import jaxconv.readers.safetensors
 import jaxconv.writer.shards
 from jaxconv.checkpoint import TensorRef
+from jaxconv.pad_token import PadToken
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -159,18 +161,40 @@ def in_config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Any], Any]:
     return make
 
 
-def in_file(name: str, change: Callable[[bytes], bytes | None]) -> Callable[[Any], Any]:
-    """A file of the output, changed; left out where `change` gives None."""
+def in_file(name: str, change: Callable[[bytes], bytes | None]) -> Patch:
+    """A file of the tokenizer, changed; left out where `change` gives None."""
 
     def make(files: Any) -> Any:
-        def made(*arguments: Any) -> dict[str, bytes]:
-            written = dict(files(*arguments))
+        def made(plan: Any) -> dict[str, bytes]:
+            written = dict(files(plan))
             content = change(written.pop(name))
             return written if content is None else {name: content, **written}
 
         return made
 
-    return make
+    return attribute(jaxconv.bundle, "tokenizer_files", make)
+
+
+def in_plan(change: Callable[[Any], Any]) -> Patch:
+    """The plan of a conversion, changed."""
+
+    def make(make_plan: Any) -> Any:
+        return lambda *arguments: change(make_plan(*arguments))
+
+    return attribute(jaxconv.conversion, "make_plan", make)
+
+
+def exchanged(preamble: str) -> str:
+    """The preamble of a template with the document as the query and the query as the document."""
+    swapped = preamble.replace("set query = ns.query", "set query = ns.other").replace(
+        "set document = ns.document", "set document = ns.query"
+    )
+    return swapped.replace("ns.other", "ns.document")
+
+
+def pad_with_end(vocabulary: Any, last_ids: Any, rows: int) -> Any:
+    """The end-of-sequence token is chosen for padding, whatever prompts end in."""
+    return PadToken("</s>", vocabulary.id("</s>"), added=True)
 
 
 def truncated(cast: Any) -> Any:
@@ -252,6 +276,9 @@ HEAD = {
     ),
 }  # fmt: skip
 MODEL = {
+    "the family's factor on logits is forgotten": Sabotage(
+        "granite", attribute(jaxconv.conversion, "read_model", without_scale), "score.weight differs"
+    ),
     "the decoder has no rotary embedding": Sabotage(
         "qwen3", decoder("rotate", lambda x, cos, sin: x), "raw scores differ", needs_transformers=True
     ),
@@ -259,9 +286,42 @@ MODEL = {
         "qwen3", decoder("rms_norm", norm_without_weight), "raw scores differ", needs_transformers=True
     ),
 }
+PROMPT = "Query: {{ query }}\nDocument: {{ document }}\nRelevant:\n\n"
+TEXT = {
+    "the template loses the newlines at its end": Sabotage(
+        "qwen3",
+        in_plan(lambda plan: dataclasses.replace(
+            plan, prompt=dataclasses.replace(plan.prompt, template=plan.prompt.template.replace("\\n", ""))
+        )),
+        "gives another prompt than the template that was named", {"template": PROMPT}, {"template": PROMPT},
+    ),
+    "query and document are exchanged": Sabotage(
+        "qwen3",
+        in_plan(lambda plan: dataclasses.replace(
+            plan, prompt=dataclasses.replace(plan.prompt, template=exchanged(plan.prompt.template))
+        )),
+        "gives another prompt than the template that was named", {"template": PROMPT}, {"template": PROMPT},
+    ),
+    "CrossEncoder's template leaves out what the tokenizer adds": Sabotage(
+        "llama",
+        in_plan(lambda plan: dataclasses.replace(plan, named_template=plan.prompt.template)),
+        "CrossEncoder is given other token ids", needs_transformers=True,
+    ),
+    "tokenizer.json is rewritten": Sabotage(
+        "qwen3", in_file("tokenizer.json", lambda raw: raw.replace(b'"<unk>"', b'"<unk2>"')), "tokenizer.json differs"
+    ),
+    "special tokens get lost": Sabotage(
+        "qwen3", in_file("tokenizer_config.json", lambda raw: None), "tokenizer_config.json"
+    ),
+    "prompts end in the pad token": Sabotage(
+        "qwen3", attribute(jaxconv.prompt_fit, "choose_pad_token", lambda choose: pad_with_end),
+        "prompts end in the pad token", {"template": "{{ query }} {{ document }}</s>"},
+    ),
+}  # fmt: skip
 CONFIG = {
     "rope_theta is lost": Sabotage(
-        "llama", attribute(jaxconv.bundle, "output_config", in_config(lambda c: c.pop("rope_parameters"))), "no rope_parameters"
+        "llama", attribute(jaxconv.bundle, "output_config", in_config(lambda c: c.pop("rope_parameters"))),
+        "no rope_parameters",
     ),
     "the norms' epsilon is another": Sabotage(
         "qwen3", attribute(jaxconv.bundle, "output_config", in_config(lambda c: c.update(rms_norm_eps=1e-3))), "rms_norm_eps"

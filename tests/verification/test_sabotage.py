@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import jaxconv
+import jaxconv.verification.text
 from jaxconv.layouts import layouts
 from jaxconv.verification import Report
 from jaxconv.verification.libraries import libraries
@@ -26,7 +27,7 @@ from tests.verification.sabotages import Sabotage
 PAIRS = [("is it", "the that this yes"), ("no", "this"), ("what is the yes", "that that the no this")]
 TOKENS = ["no", "yes"]
 SABOTAGES: dict[str, Sabotage] = {
-    **sabotages.LAYOUTS, **sabotages.WEIGHTS, **sabotages.HEAD, **sabotages.MODEL, **sabotages.CONFIG,
+    **sabotages.LAYOUTS, **sabotages.WEIGHTS, **sabotages.HEAD, **sabotages.MODEL, **sabotages.TEXT, **sabotages.CONFIG,
 }  # fmt: skip
 
 
@@ -76,9 +77,16 @@ def arguments(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 def verified(kind: str, folder: Path, sabotage: Sabotage, backend: str) -> Report:
     """What `verify` says of a conversion with the options of a sabotage."""
     source, options = arguments(kind, folder)
-    jaxconv.convert(source, folder / "out", backend="numpy", overwrite=True, **options, **sabotage.convert)
+    texts = {**sabotage.convert}.pop("template", None)
+    if texts is not None:
+        (folder / "prompt.jinja").write_text(texts)
+    convert, claims = (
+        {key: folder / "prompt.jinja" if key == "template" else value for key, value in given.items()}
+        for given in (sabotage.convert, sabotage.claims)
+    )
+    jaxconv.convert(source, folder / "out", backend="numpy", **options, **convert)
     pairs = [("t5 t9", "t7 t300 t8"), ("t77", "t6 t6 t11")] if "/" in kind else PAIRS
-    return jaxconv.verify(source, folder / "out", pairs=pairs, backend=backend, **options, **sabotage.claims)
+    return jaxconv.verify(source, folder / "out", pairs=pairs, backend=backend, **options, **claims)
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
@@ -96,6 +104,7 @@ def test_sabotage_without_transformers(name: str, tmp_path: Path, monkeypatch: p
     """By JAX alone the same faults are found, apart from those that the guide lists."""
     sabotage = SABOTAGES[name]
     sabotage.patch(monkeypatch)
+    monkeypatch.setattr(jaxconv.verification.text, "is_installed", lambda: False)
     report = verified(sabotage.source, tmp_path, sabotage, "jax")
     assert report.passed is sabotage.needs_transformers, report.findings
 
@@ -108,7 +117,8 @@ def test_without_sabotage_all_passes(kind: str, tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         report = verified(kind, tmp_path / str(number), sabotage, "auto")
         assert report.passed, report.findings
-        assert report.scores is not None and report.scores.kind == "independent"
+        assert report.scores is not None
+        assert report.scores.kind == ("consistency" if kind == "granite" else "independent")  # JAX has no Granite
 
 
 def test_every_layout_is_described_twice() -> None:

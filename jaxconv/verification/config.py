@@ -1,19 +1,14 @@
-"""config.json, the tokenizer's files and the template of the output against the source's."""
+"""config.json of the output against the source's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
-from pathlib import Path
 
 from jaxconv.checkpoint import NUMPY_NAMES
-from jaxconv.errors import UsageError
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
-from jaxconv.prompt import render
-from jaxconv.tokenizer import Vocabulary
 from jaxconv.verification.claims import Expected
-from jaxconv.verification.output import Output, read_object
+from jaxconv.verification.output import Output
 
 # What makes vLLM convert a checkpoint while it loads it; a converted one would be converted twice.
 ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
@@ -30,11 +25,6 @@ SECTIONS: Mapping[str, JsonObject | None] = {
     "identity": {"activation_fn": "torch.nn.modules.linear.Identity"},
     "softmax": None,
 }
-TOKENIZER = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken", "spiece.model",
-    "chat_template*",
-)  # fmt: skip
-SETTINGS = "tokenizer_config.json"
 ABSENT = object()
 
 
@@ -106,73 +96,3 @@ def _main_dtype(output: Output) -> str:
         if not name.startswith("score."):
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
     return max(sizes, key=lambda dtype: sizes[dtype])
-
-
-def check_tokenizer(model: Model, output: Output) -> Iterator[str]:
-    """What is wrong with the tokenizer's files; a pad token is the one thing that may be added."""
-    assets, directory = model.source.assets, output.folder
-    source, copied = _names(assets), _names(directory)
-    for name in sorted(source - copied):
-        yield f"{name} of the source is missing from the output."
-    for name in sorted(source & copied - {SETTINGS}):
-        if (assets / name).read_bytes() != (directory / name).read_bytes():
-            yield f"{name} differs from the source's."
-    settings = read_object(assets / SETTINGS) or {}
-    for name in sorted(copied - source - {SETTINGS}):
-        # transformers forgets the template in tokenizer_config.json once there is a named one in a file.
-        if name != "chat_template.jinja" or (directory / name).read_text("utf-8") != settings.get("chat_template"):
-            yield f"{name} is in the output and not in the source."
-    yield from _check_settings(assets / SETTINGS, directory / SETTINGS)
-    yield from _check_pad_token(model, output)
-
-
-def _names(directory: Path) -> set[str]:
-    files = (entry.name for entry in directory.iterdir() if entry.is_file())
-    return {name for name in files if any(fnmatch(name, pattern) for pattern in TOKENIZER)}
-
-
-def _check_settings(source: Path, output: Path) -> Iterator[str]:
-    """tokenizer_config.json: the same bytes, or the same keys and a pad token where the source has none."""
-    if not output.is_file() or (source.is_file() and source.read_bytes() == output.read_bytes()):
-        return
-    before, after = read_object(source) or {}, read_object(output) or {}
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key, ABSENT) == after.get(key, ABSENT):
-            continue
-        if key == "pad_token" and _id_of(before.get(key), source.parent) is None:
-            continue
-        yield f"{SETTINGS} has {_shown(key, after.get(key, ABSENT))}; the source has {_shown(key, before.get(key, ABSENT))}."
-
-
-def _id_of(token: object, assets: Path) -> int | None:
-    text = token.get("content") if isinstance(token, dict) else token
-    return Vocabulary(assets).id(text) if isinstance(text, str) else None
-
-
-def _check_pad_token(model: Model, output: Output) -> Iterator[str]:
-    settings = read_object(output.folder / SETTINGS) or {}
-    pad = _id_of(settings.get("pad_token"), model.source.assets)
-    pad = model.config.get("pad_token_id") if pad is None else pad
-    actual = output.config.get("pad_token_id")
-    if actual != pad:
-        yield f"config.json has pad_token_id {actual}; the tokenizer's pad token has the id {pad}."
-
-
-def check_template(output: Output) -> Iterator[str]:
-    """Whether there is a template that renders, with the query and the document."""
-    path = output.folder / "score_template.jinja"
-    if not path.is_file():
-        yield "there is no score_template.jinja, which vllm serve takes as --chat-template."
-        return
-    query, document = "jaxconv-query", "jaxconv-document"
-    try:
-        prompt = render(path.read_text("utf-8"), query, document)
-    except UsageError as error:
-        yield f"score_template.jinja: {error}"
-        return
-    except UnicodeDecodeError as error:
-        yield f"score_template.jinja cannot be rendered: it is not UTF-8 ({error})."
-        return
-    missing = [word for word, text in (("query", query), ("document", document)) if text not in prompt]
-    if missing:
-        yield f"score_template.jinja renders without the {' and the '.join(missing)}."
