@@ -1,4 +1,4 @@
-"""The report as files: report.html, one page that needs nothing else, and report.json with all its numbers."""
+"""The report as files: report.html, one self-contained page, and report.json with all its numbers."""
 
 from __future__ import annotations
 

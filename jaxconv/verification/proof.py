@@ -236,7 +236,7 @@ def _notes(expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> 
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
     if scores is not None and scores.kind == "consistency":
         yield (
-            f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto, and "
+            f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto and "
             "JAX and transformers installed, two implementations do where both run the model."
         )
 

@@ -86,7 +86,10 @@ def verified(kind: str, folder: Path, sabotage: Sabotage, backend: str) -> Repor
     )
     jaxconv.convert(source, folder / "out", backend="numpy", **options, **convert)
     pairs = [("t5 t9", "t7 t300 t8"), ("t77", "t6 t6 t11")] if "/" in kind else PAIRS
-    return jaxconv.verify(source, folder / "out", pairs=pairs, backend=backend, **options, **claims)
+    without_scores = kind == "granite" and backend == "jax"  # JAX has no Granite
+    return jaxconv.verify(
+        source, folder / "out", pairs=pairs, backend=backend, structure_only=without_scores, **options, **claims
+    )
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
