@@ -28,7 +28,7 @@ HEADS = ("lm_head.", "score.")
 
 
 class ModelError(ValueError):
-    """transformers cannot build the model of a config, or the tensors do not fit it."""
+    """transformers cannot build or run the model of a config, or the tensors do not fit it."""
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
@@ -62,20 +62,26 @@ def load_causal_lm(config: Mapping[str, Any], tensors: Tensors, device: str, dty
 @torch.inference_mode()
 def hidden_states(model: Any, token_ids: Sequence[Sequence[int]]) -> Array:
     """Last hidden states [N, hidden] float32 at the last token; one sequence at a time, without padding."""
-    rows = [model(_batch_of_one(model, ids), use_cache=False).last_hidden_state[0, -1] for ids in token_ids]
-    return torch.stack(rows).float().cpu().numpy()
+    return _rows(token_ids, lambda ids: _run(model, ids).last_hidden_state[0, -1])
 
 
 @torch.inference_mode()
 def causal_logits(model: Any, token_ids: Sequence[Sequence[int]], answers: Sequence[int]) -> Array:
     """A causal LM's own logits [N, answers] float32 after the last token; one sequence at a time, without padding."""
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    rows = [model(_batch_of_one(model, ids), use_cache=False, **last_only).logits[0, -1, list(answers)] for ids in token_ids]
+    return _rows(token_ids, lambda ids: _run(model, ids, **last_only).logits[0, -1, list(answers)])
+
+
+def _rows(token_ids: Sequence[Sequence[int]], row_of: Callable[[Sequence[int]], torch.Tensor]) -> Array:
+    try:
+        rows = [row_of(ids) for ids in token_ids]
+    except Exception as error:  # a config that builds may still not run, and any error may come of it
+        raise ModelError(f"{type(error).__name__}: {str(error).strip()[:500]}") from error
     return torch.stack(rows).float().cpu().numpy()
 
 
-def _batch_of_one(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    return torch.tensor([list(ids)], device=model.device)
+def _run(model: Any, ids: Sequence[int], **options: int) -> Any:
+    return model(torch.tensor([list(ids)], device=model.device), use_cache=False, **options)
 
 
 class TorchClassifier:

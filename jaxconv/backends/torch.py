@@ -113,7 +113,7 @@ def _errors(where: Path | str) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise SourceError(f"transformers cannot load the model of {where}: {error}") from error
+        raise SourceError(f"transformers cannot run the model of {where}: {error}") from error
 
 
 def open_backend(device: str) -> TorchBackend:

@@ -99,6 +99,19 @@ def test_missing_tensors_are_named(qwen3: Path, backend: str) -> None:
         get_backend(backend, "cpu").hidden_states(dataclasses.replace(checkpoint, tensors=tensors), config, PROMPTS)
 
 
+def test_a_model_that_builds_but_does_not_run_is_a_source_error(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever transformers raises in a forward pass, the error names the model."""
+    from transformers import Qwen3Model
+
+    def broken(*_: object, **__: object) -> None:
+        raise AttributeError("nothing here")
+
+    monkeypatch.setattr(Qwen3Model, "forward", broken)
+    checkpoint, config = opened(qwen3)
+    with pytest.raises(SourceError, match="AttributeError: nothing here"):
+        get_backend("torch", "cpu").hidden_states(checkpoint, config, PROMPTS)
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize(("ids", "message"), [([5, 320], "token id 320"), ([-1, 5], "token id -1"), ([], "no tokens")])
 def test_bad_token_ids_are_refused(qwen3: Path, backend: str, ids: list[int], message: str) -> None:
