@@ -120,8 +120,6 @@ class Vocabulary:
 
     def beyond(self, rows: int) -> list[Token]:
         """The entries whose id is `rows` or more, in order of their ids."""
-        if len(self) <= rows and all(index < rows for index in self.added) and self.piece(len(self) - 1) is not None:
-            return []
         entries = self.tokenizer.get_vocab(with_added_tokens=True).items()
         return sorted((Token(text, index) for text, index in entries if index >= rows), key=lambda token: token.id)
 
