@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from jaxconv.adapter import FLOATS, Adapter, Factors
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import RefusedError, SourceError
+from jaxconv.readers import NOT_APPLIED
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 STRIP = 1 << 20  # bytes of float32 rows that are merged at once: what caches hold
@@ -57,7 +59,10 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     for name, factors in adapter.factors.items():
         tensors[name] = _merged(tensors[name], factors)
     note = f"the adapter {adapter.path.name} is merged into {len(changed)} tensors, in float32 and rounded once."
-    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
+    notes = checkpoint.notes
+    if adapter.path.resolve() == Path(checkpoint.path).resolve():
+        notes = tuple(text for text in notes if NOT_APPLIED not in text)
+    return replace(checkpoint, tensors=tensors, notes=(*notes, note))
 
 
 def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter) -> None:

@@ -16,10 +16,10 @@ from typing import Protocol, cast
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
-from jaxconv.readers._beside import notes_on_neighbours
+from jaxconv.readers._beside import NOT_APPLIED, notes_on_neighbours
 from jaxconv.readers._directories import explain
 
-__all__ = ["Reader", "explain", "open_checkpoint", "readers"]
+__all__ = ["NOT_APPLIED", "Reader", "explain", "open_checkpoint", "readers"]
 
 
 class Reader(Protocol):

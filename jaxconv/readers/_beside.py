@@ -18,6 +18,7 @@ WEIGHTS = (
 )  # fmt: skip
 READ_PATTERNS = {"torch_bin": ("pytorch_model*.bin",), "flax_msgpack": ("*.msgpack",)}
 LISTED = 3
+NOT_APPLIED = "which is not applied"
 
 
 def notes_on_neighbours(directory: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -36,7 +37,7 @@ def notes_on_neighbours(directory: Path, checkpoint: Checkpoint) -> tuple[str, .
     notes = []
     if adapter:
         notes.append(
-            f"the directory also holds a PEFT adapter ({_some(adapter)}), which is not applied; if the weights are its base, "
+            f"the directory also holds a PEFT adapter ({_some(adapter)}), {NOT_APPLIED}; if the weights are its base, "
             f"pass --adapter {shlex.quote(str(directory))}"
         )
     if state:

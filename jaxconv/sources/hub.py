@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.json_files import read_object
+from jaxconv.readers import _index
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of
 from jaxconv.sources.assets import FETCHED, is_fetched
 
@@ -70,8 +70,7 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
 
     def read_weight_map(index: str) -> list[str]:
         path = Path(hf_hub_download(repo, index, revision=access.revision, token=access.token))
-        shards = read_object(path, "the index of the shards").get("weight_map")
-        return sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+        return sorted(set(_index.read_weight_map(path).values()))
 
     with _translated(repo, access.revision):
         if is_offline(access):
@@ -145,6 +144,11 @@ def _translated(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(_hub_message(repo, revision, error)) from error
     except HFValidationError as error:
         raise SourceError(f"{repo} is neither a directory nor a hub id: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what its client makes of JSON that is not the hub's
+        raise SourceError(
+            f"{repo} is not a directory here, and {constants.ENDPOINT} does not answer as a hub does "
+            f"({type(error).__name__}: {str(error)[:200]}). Check HF_ENDPOINT and the network; --offline uses the cache."
+        ) from error
     except Exception as error:  # the HTTP client, and so its errors, change with huggingface_hub
         clients = ("httpx", "httpx2", "requests", "httpcore", "httpcore2")
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in clients:
