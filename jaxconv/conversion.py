@@ -269,11 +269,12 @@ def _hashed(plan: Plan, head: ScoreHead, others: Mapping[str, bytes], weights: M
 
 def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None) -> Report:
     """The proof of what lies in `stage`. Raises `VerificationError` with the findings."""
-    from jaxconv.verification import Claims, prove
+    from jaxconv.verification import Claims, ScoreOptions, prove
 
-    claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
+    claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
-    report = prove(plan.model.source, stage, claims, request.read, opened, backend=backend, device=request.device)
+    scoring = ScoreOptions(backend=backend, device=request.device)
+    report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)
     if not report.passed:
         raise VerificationError(
             f"the result differs from its source, and nothing was published: {' '.join(report.findings)} "

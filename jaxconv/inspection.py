@@ -10,8 +10,8 @@ from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError
 from jaxconv.model import Model, ReadOptions, read_config, read_model
-from jaxconv.plan import Plan, PlanOptions, make_plan
-from jaxconv.prompt import read_template, render
+from jaxconv.plan import Plan, PlanOptions, example_prompt, make_plan
+from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
 
@@ -211,5 +211,5 @@ def describe_plan(plan: Plan) -> Description:
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
         "convertible": True,
         "warnings": list(plan.warnings),
-        "prompt": render(plan.prompt.template, "{query}", "{document}", plan.prompt.instruction),
+        "prompt": example_prompt(plan),
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxconv.errors import RefusedError
-from jaxconv.json_files import JsonObject, read_optional_object
 from jaxconv.tokenizer import Vocabulary
+from jaxconv.tokenizer_settings import SPECIAL_TOKENS_MAP
 
 # Pieces that serve as padding where the tokenizer names none, best first.
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>", "<|im_end|>", "</s>", "<eos>")
@@ -22,38 +22,46 @@ class PadToken:
     added: bool
 
 
-def choose_pad_token(assets: Path, vocabulary: Vocabulary, last_id: int | None) -> PadToken | None:
+def choose_pad_token(vocabulary: Vocabulary, last_ids: Set[int], rows: int) -> PadToken | None:
     """The tokenizer's own pad token, else one that the prompt cannot end with.
 
     transformers reads the score at the last token that is not padding, so a prompt must not end with it.
 
     Args:
-        assets: The directory of the tokenizer.
         vocabulary: The tokenizer.
-        last_id: The last token id of the prompt; None if the prompt is not known.
+        last_ids: The ids that the prompt ends with; empty if the prompt is not known.
+        rows: How many tokens the model has an embedding of.
+
+    Returns:
+        The pad token, or None for a tokenizer without any special token that serves.
 
     Raises:
-        RefusedError: The prompt ends with the tokenizer's own pad token.
+        RefusedError: The prompt ends with the tokenizer's own pad token, or that has no row and cannot be replaced.
     """
-    path = assets / "tokenizer_config.json"
-    text = _text(read_optional_object(path) or {}, "pad_token")
+    text = vocabulary.special_tokens.get("pad_token")
     index = vocabulary.id(text) if text is not None else None
-    if text is not None and index is not None:
-        if index == last_id:
+    file = vocabulary.assets / vocabulary.settings.pad_file
+    if text is not None and index is not None and index < rows:
+        if index in last_ids:
             raise RefusedError(
                 f"the prompt ends in {text!r} ({index}), which is the tokenizer's pad token; transformers would read the "
-                f"score before it. Name another pad_token in {path}, or pass --template with another ending."
+                f"score before it. Name another pad_token in {file}, or pass --template with another ending."
             )
         return PadToken(text, index, added=False)
-    for candidate in PAD_CANDIDATES:
+    for candidate in (*PAD_CANDIDATES, *_special_tokens(vocabulary)):
         index = vocabulary.id(candidate)
-        if index is not None and index != last_id:
-            return PadToken(candidate, index, added=True)
+        if index is None or index in last_ids or index >= rows:
+            continue
+        if vocabulary.settings.pad_file == SPECIAL_TOKENS_MAP:
+            raise RefusedError(
+                f"pad_token in {file} is {text!r}, which has no row in the embedding of {rows} tokens; transformers would "
+                f"pad with it. Name another there, such as {candidate!r}."
+            )
+        return PadToken(candidate, index, added=True)
     return None
 
 
-def _text(settings: JsonObject, key: str) -> str | None:
-    """The text of a special token, which is stored as a string or as an object with `content`."""
-    value = settings.get(key)
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
+def _special_tokens(vocabulary: Vocabulary) -> list[str]:
+    """The special tokens of tokenizer.json, those that the tokenizer uses for something last."""
+    used = set(vocabulary.special_tokens.values())
+    return sorted((text for text, special in vocabulary.added.values() if special), key=lambda text: text in used)

@@ -160,7 +160,7 @@ def test_a_long_document_is_cut_and_the_suffix_kept(name: str, outputs: Any) -> 
     query, document = "what is it", "a long document of many words " * 400
     theirs = authors_encode(authors_code(name), source, 300)(query, document, None)
     scorer = Scorer(output, None, "none")  # type: ignore[arg-type]
-    scorer.max_length = len(theirs)
+    scorer.encoder.max_length = len(theirs)
     ours, empty = scorer.encode(query, document), scorer.encode(query, "")
     suffix = next(count for count in range(1, 99) if empty[-count - 1 :] != ours[-count - 1 :])
     assert suffix >= (5 if name.startswith("ctxl") else 8)

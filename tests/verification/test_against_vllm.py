@@ -42,8 +42,8 @@ class Proved:
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """What vLLM answers to a request for raw scores."""
         assert (body["model"], body["use_activation"]) == ("some-name", False)
-        asked = [self.scores.asked.index(pair) for pair in zip(body["queries"], body["documents"], strict=True)]
-        data = [{"index": i, "object": "score", "score": self.scores.found[row][0]} for i, row in enumerate(asked)]
+        asked = [self.scores.scored.index(pair) for pair in zip(body["queries"], body["documents"], strict=True)]
+        data = [{"index": i, "object": "score", "score": self.scores.output[row][0]} for i, row in enumerate(asked)]
         return {"data": data, "usage": {"prompt_tokens": sum(self.scores.lengths[row] for row in asked)}}
 
     def changed(self, change: Callable[[float], Any]) -> Change:
@@ -62,7 +62,7 @@ def proved(qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Proved:
     output = converted(qwen3, tmp_path_factory.mktemp("served"), scale=20.0)
     report = jaxconv.verify(qwen3, output, pairs=PAIRS, backend="jax")
     assert report.passed and report.scores is not None and report.vllm is None
-    assert max(row[0] for row in report.scores.found) > 1
+    assert max(row[0] for row in report.scores.output) > 1
     return Proved(qwen3, output, report.scores)
 
 

@@ -74,7 +74,7 @@ def test_a_good_output_has_a_page(qwen3: Path, tmp_path: Path) -> None:
     assert numbers == report.to_json()
     assert [(row["query"], row["document"]) for row in rows] == PAIRS
     assert report.scores is not None
-    for row, wanted, found in zip(rows, report.scores.expected, report.scores.found, strict=True):
+    for row, wanted, found in zip(rows, report.scores.source, report.scores.output, strict=True):
         assert (row["source"], row["output"], row["error"], row["label"]) == (wanted[0], found[0], found[0] - wanted[0], 0)
 
 

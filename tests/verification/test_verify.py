@@ -16,7 +16,8 @@ import jaxconv
 import jaxconv.verification
 from jaxconv.cli import main
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.verification.scores import rank_agreement, read_pairs
+from jaxconv.verification.pairs import read_pairs
+from jaxconv.verification.rank_agreement import rank_agreement
 from tests.layouts.test_hf_flax import as_flax
 from tests.support.tiny import FAMILIES, tiny_checkpoint
 
@@ -191,7 +192,7 @@ def test_rank_agreement_counts_what_is_apart() -> None:
 
 def test_what_is_no_output_is_an_error(qwen3: Path, tmp_path: Path) -> None:
     """A folder that is absent or no model is an error, not a report; so is a wrong tolerance."""
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a directory"):
         jaxconv.verify(qwen3, tmp_path / "absent")
     with pytest.raises(SourceError, match=r"config\.json"):
         jaxconv.verify(qwen3, tmp_path)
@@ -229,5 +230,5 @@ def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
         logits = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()(**batch).logits
     last = logits[torch.arange(len(pairs)), batch["attention_mask"].sum(1) - 1].numpy()
     truth = last[:, 9230] - last[:, 2838]
-    assert np.abs(np.array(report.scores.found)[:, 0] - truth).max() <= 1e-4
+    assert np.abs(np.array(report.scores.output)[:, 0] - truth).max() <= 1e-4
     assert np.ptp(truth) > 0.1
