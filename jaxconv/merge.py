@@ -42,7 +42,7 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     _check_vocabulary(checkpoint, adapter)
     if tied:
         replaced = _untied_ends_removed(checkpoint, adapter)
-    changed = [*adapter.factors, *replaced]
+    changed = dict.fromkeys([*adapter.factors, *replaced])
     missing = sorted(name for name in changed if name not in tensors)
     if missing:
         raise SourceError(
