@@ -13,6 +13,7 @@ from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.model import Model
 from jaxconv.pairs import parse_rows, read_rows
 from jaxconv.verification.bundle import render
+from jaxconv.verification.by_proof import proven_logits
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.head import combine
 from jaxconv.verification.output import Output, read_object
@@ -62,7 +63,7 @@ def compare_scores(
 
     from jaxconv.scoring import choose_backend
 
-    chosen = choose_backend(backend, model.config)
+    chosen = choose_backend("torch" if model.family.by_proof else backend, model.config)
     findings: list[str] = []
     pairs, token_ids = encode(model, output, pairs)
     if chosen == "jax":
@@ -78,6 +79,9 @@ def compare_scores(
         if given != token_ids:
             findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
         found = np.asarray(scorer.model.logits(token_ids), np.float64)
+    elif model.family.by_proof:
+        wanted, magnitude, found, differences = proven_logits(model, output, expected, token_ids, device)
+        findings += differences
     else:
         wanted, magnitude, found = _torch_logits(model, output, expected, token_ids, device)
     scale, bias = expected.calibration.scale, expected.calibration.bias
