@@ -22,12 +22,14 @@ class Names:
         head: The weight of the output projection; None if it is not a linear layer.
         head_bias: Its bias, if it has one.
         embedding: The weight of the input embedding; None if there is none.
+        integers: The tensors that do not hold floating-point numbers, such as tables of token ids.
     """
 
     tensors: Shapes
     head: str | None
     head_bias: str | None
     embedding: str | None
+    integers: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class BuiltModel:
         aliases: Other names, inside the model, of parameters that `loaded` lists.
         embeddings: The names of all embeddings inside the model.
         ignored: Regular expressions of names that transformers passes over in a file.
+        missing: Tensors that the backbone needs when it is loaded without this head, and that the causal LM does not have,
+            such as those of an encoder.
         classifier: The tensors of transformers' classifier outside of its backbone; None if it has no class.
     """
 
@@ -60,6 +64,7 @@ class BuiltModel:
     aliases: frozenset[str]
     embeddings: frozenset[str]
     ignored: tuple[str, ...]
+    missing: tuple[str, ...]
     classifier: Shapes | None
 
 
@@ -80,7 +85,9 @@ def build(config: Mapping[str, Any]) -> BuiltModel:
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"transformers {__version__} has no causal LM of this type")
     try:
-        return _describe(CONFIG_MAPPING[model_type].from_dict(dict(config)))
+        config_class: Any = CONFIG_MAPPING[model_type]
+        # JSON has no infinity: transformers writes {"__float__": "Infinity"} and reads it back like this.
+        return _describe(config_class.from_dict(config_class._decode_special_floats(dict(config))))
     except Exception as error:  # a config may be wrong in any way, and every model has code of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"transformers {__version__} cannot build it ({lines[-1].strip():.200})") from None
@@ -97,9 +104,10 @@ def _describe(config: Any) -> BuiltModel:
     bias = None if head is None else f"{head.removesuffix('weight')}bias"
     loaded = Names(
         {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in aliases},
-        head, bias if bias in tensors else None, embedding,
+        head, bias if bias in tensors else None, embedding, _integers(tensors),
     )  # fmt: skip
     backbone = f"{_backbone(model, embedding)}."
+    needed, classifier = _classifier(config)
     return BuiltModel(
         architecture=type(model).__name__,
         is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
@@ -112,7 +120,8 @@ def _describe(config: Any) -> BuiltModel:
         aliases=aliases - {head},
         embeddings=frozenset(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)),
         ignored=tuple(model._keys_to_ignore_on_load_unexpected or ()),
-        classifier=_classifier(config),
+        missing=tuple(sorted(needed - {name.removeprefix(backbone) for name in tensors})),
+        classifier=classifier,
     )
 
 
@@ -147,16 +156,23 @@ def _saved(model: Any, loaded: Names) -> Names:
             return None
         return str(next(iter(revert_weight_conversion(model, {name: torch.empty(1, 1, device="meta")}))))
 
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in loaded.tensors.items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
-    return Names(shapes, renamed(loaded.head), renamed(loaded.head_bias), renamed(loaded.embedding))
+    saved = revert_weight_conversion(model, {n: t for n, t in model.state_dict().items() if n in loaded.tensors})
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    return Names(shapes, renamed(loaded.head), renamed(loaded.head_bias), renamed(loaded.embedding), _integers(saved))
 
 
-def _classifier(config: Any) -> Shapes | None:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
+def _integers(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    return frozenset(name for name, tensor in tensors.items() if not tensor.is_floating_point())
+
+
+def _classifier(config: Any) -> tuple[set[str], Shapes | None]:
+    """The backbone's tensors as transformers loads it for an output, and the classifier's own if there is a class."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModel, AutoModelForSequenceClassification
 
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return None
+        return set(_on_meta(AutoModel, config).state_dict()), None
     model = _on_meta(AutoModelForSequenceClassification, config)
-    backbone = f"{model.base_model_prefix}."
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.startswith(backbone)}
+    prefix = f"{model.base_model_prefix}."
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    backbone = {name.removeprefix(prefix) for name in shapes if name.startswith(prefix)}
+    return backbone, {name: shape for name, shape in shapes.items() if not name.startswith(prefix)}

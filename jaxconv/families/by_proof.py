@@ -35,6 +35,7 @@ INSTALL = "pip install 'jaxconv[torch]'"
 NEEDS = ("torch", "transformers")
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
+TOWER = re.compile(r".*(vision|visual|image|video|audio|speech|vq).*_config")
 COUNTS = re.compile(r".*(layer|block|expert).*")  # of these a config may ask for millions, each of them a module
 
 
@@ -90,6 +91,10 @@ class ProofFamily:
     def is_left_out(self, name: str, config: JsonObject) -> bool:
         """Whether transformers passes over a tensor."""
         return any(re.search(pattern, name) for pattern in self.built.ignored)
+
+    def holds_integers(self, name: str) -> bool:
+        """Whether a tensor holds whole numbers in transformers' model."""
+        return name in self.names.integers
 
     def passes_through(self, name: str) -> bool:
         """Whether a tensor is another name of a parameter that is in the file already."""
@@ -172,7 +177,7 @@ def _refuse_config(config: JsonObject, built: BuiltModel) -> None:
         raise RefusedError(f"{name} is an encoder-decoder; its answer is not the next token of one decoder.")
     if not name.endswith(SUFFIX):
         raise RefusedError(f"{name} has no {SUFFIX} in its name, so that vLLM would not find its classifier.")
-    towers = [key for key in built.config if key.endswith("_config") and _is_tower(key, built.config[key])]
+    towers = [key for key, value in built.config.items() if TOWER.fullmatch(key) and isinstance(value, dict)]
     if towers:
         raise RefusedError(
             f"{name} takes more than text ({', '.join(sorted(towers))} in config.json); expected a model of text. "
@@ -186,10 +191,6 @@ def _refuse_config(config: JsonObject, built: BuiltModel) -> None:
         )
 
 
-def _is_tower(key: str, value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and "model_type" in value and key != "text_config"
-
-
 def _refuse_structure(config: JsonObject, built: BuiltModel) -> None:
     name, head = built.architecture, built.loaded.head
     if head is None or built.loaded.embedding is None or built.head_shape is None:
@@ -199,6 +200,11 @@ def _refuse_structure(config: JsonObject, built: BuiltModel) -> None:
     if built.outside:
         raise RefusedError(
             f"{name} has {_listed(built.outside)} between its backbone and its head; expected a linear layer alone."
+        )
+    if built.missing:
+        raise RefusedError(
+            f"transformers' backbone of {name} has {_listed(built.missing)} beside what the causal LM has; expected the same "
+            "tensors, without an encoder. It would make up what is missing."
         )
     shape = built.loaded.tensors[built.loaded.embedding] if built.tied else built.head_shape
     if built.classifier is not None and built.classifier != {"score.weight": (2, shape[1])}:

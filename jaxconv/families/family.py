@@ -96,6 +96,10 @@ class Family(Protocol):
         """Whether a tensor that a file may hold has no place in the output: a computed buffer, a draft head."""
         ...
 
+    def holds_integers(self, name: str) -> bool:
+        """Whether a tensor holds whole numbers in an unquantised model too, such as a table of token ids."""
+        ...
+
     def passes_through(self, name: str) -> bool:
         """Whether a tensor that `parameters` does not list is copied unread, as those of a vision tower are."""
         ...

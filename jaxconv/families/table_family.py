@@ -122,6 +122,10 @@ class TableFamily:
         layers = integer(text_config(config), "num_hidden_layers", limit=MAX_LAYERS)
         return match is not None and (match[1] is None or int(match[1]) < layers)
 
+    def holds_integers(self, name: str) -> bool:
+        """No tensor does."""
+        return False
+
     def passes_through(self, name: str) -> bool:
         """Whether a tensor belongs to a tower."""
         return name.startswith(self.spelling.towers)

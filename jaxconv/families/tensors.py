@@ -41,7 +41,7 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: JsonObject) -
         SourceError: Tensors are missing, unexpected or of another shape.
         RefusedError: Tensors are quantised.
     """
-    _refuse_quantised(checkpoint)
+    _refuse_quantised(checkpoint, family)
     expected, tensors, head = family.parameters(config), checkpoint.tensors, family.head
     allowed = {head.weight, head.bias}
 
@@ -70,12 +70,12 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: JsonObject) -
     return tuple(name for name in tensors if name in expected or family.passes_through(name))
 
 
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
+def _refuse_quantised(checkpoint: Checkpoint, family: Family) -> None:
     quantised = [name for name in checkpoint.tensors if QUANTISED.fullmatch(name)]
     quantised = quantised or [
         f"{name} of {ref.dtype}"
         for name, ref in checkpoint.tensors.items()
-        if ref.dtype not in FLOATS and not name.endswith("inv_freq")
+        if ref.dtype not in FLOATS and not name.endswith("inv_freq") and not family.holds_integers(name)
     ]
     if quantised:
         raise RefusedError(
