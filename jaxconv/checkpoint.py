@@ -91,7 +91,7 @@ class TensorRef:
 
 
 def mapped(ref: TensorRef) -> Array:
-    """The tensor as a view of its file's pages where its bytes lie in one, else read."""
+    """The tensor of `ref` as a view of its file's pages where its bytes lie in one, else read."""
     if ref.extent is None:
         return ref.read()
     import numpy as np
@@ -100,7 +100,7 @@ def mapped(ref: TensorRef) -> Array:
 
 
 def sample(ref: TensorRef) -> bytes:
-    """64 bytes from the middle of a tensor that lies in a file; none of another, which would have to be read whole."""
+    """64 bytes from the middle of the tensor of `ref` if it lies in a file; none of another, which would be read whole."""
     if ref.extent is None:
         return b""
     with ref.extent.path.open("rb") as file:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxconv.arguments import checked
 from jaxconv.backends import get_backend
@@ -18,7 +18,7 @@ from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.inspection import describe_plan
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.prompt import read_template
@@ -73,7 +73,7 @@ class ConversionResult:
     report: Report | None = None
     process_id: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The result as `jaxconv convert --json` prints it."""
         return {
             **describe_plan(self.plan),
@@ -200,7 +200,15 @@ def convert_resolved(
     opened: Checkpoint | None = None,
     processes: Processes = ALONE,
 ) -> ConversionResult:
-    """Like `convert`, for a resolved source or an open checkpoint."""
+    """Like `convert`, for a resolved source or an open checkpoint.
+
+    Args:
+        source: The resolved source.
+        output: The directory to create.
+        request: All other options.
+        opened: The checkpoint of the source, if it is open already.
+        processes: The processes that share the work.
+    """
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
@@ -279,7 +287,7 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
 
 
 def score_tensors(head: ScoreHead, layer: str = "score") -> tuple[TensorRef, ...]:
-    """`score.weight` F32 [num_labels, hidden_size] and, unless it is zero, `score.bias` F32 [num_labels].
+    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels].
 
     Args:
         head: The score head.

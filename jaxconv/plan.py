@@ -67,7 +67,7 @@ class Plan:
         pad_token: The pad token of the output; None if the tokenizer has no usable piece.
         special_tokens: What the tokenizer adds before and after a prompt.
         named_template: The template for sentence-transformers; None if transformers has no class of the family.
-        licence: The `license:` lines of the source's card header, as they stand there.
+        licence: The licence keys in the header of the source's card.
         preset: The name of the preset.
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
@@ -85,7 +85,7 @@ class Plan:
     pad_token: PadToken | None
     special_tokens: tuple[str, str]
     named_template: str | None
-    licence: str
+    licence: Mapping[str, str]
     preset: str | None = None
     preset_origin: str | None = None
     dtype: str | None = None
@@ -109,7 +109,11 @@ class Plan:
 
 
 def make_plan(model: Model, options: PlanOptions) -> Plan:
-    """Decides what a conversion of the model will do.
+    """Decides what a conversion will do.
+
+    Args:
+        model: The source.
+        options: What the caller chose.
 
     Raises:
         JaxconvError: The conversion would not be exact, or an option does not fit.
@@ -163,7 +167,7 @@ def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:
-    """Keys that would make vLLM convert a converted checkpoint again."""
+    """Keys of a `config` that would make vLLM convert a converted checkpoint again."""
     return [key for key in ON_THE_FLY if key in config]
 
 

@@ -10,11 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxconv.checkpoint import DTYPE_BITS
 from jaxconv.errors import SourceError
-from jaxconv.json_files import Pairs, parse_json
+from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,7 +43,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Reads and checks the header of a file.
+    """Reads and checks the header of the file at `path`.
 
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
@@ -59,7 +58,7 @@ def read_header(path: Path) -> Header:
     return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, file_size)
 
 
-def _read_document(path: Path) -> tuple[dict[str, Any], int, int]:
+def _read_document(path: Path) -> tuple[JsonDict, int, int]:
     """The JSON of the header, the offset of the data, and the size of the file."""
     try:
         size = path.stat().st_size
@@ -81,14 +80,14 @@ def _read_document(path: Path) -> tuple[dict[str, Any], int, int]:
     return document, 8 + length, size
 
 
-def _unique(pairs: Pairs) -> dict[str, Any]:
+def _unique(pairs: Pairs) -> JsonDict:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a name occurs twice")
     return document
 
 
-def _entry(path: Path, name: str, value: Any) -> Entry:
+def _entry(path: Path, name: str, value: Unchecked) -> Entry:
     """One checked entry of a header."""
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
@@ -133,7 +132,7 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
     Returns:
         The bytes, padded with spaces to a multiple of 8 as the reference implementation does.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: JsonDict = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
     for name, (dtype, shape, nbytes) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
@@ -144,5 +143,5 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
 
 
 def format_of(metadata: Mapping[str, str]) -> str:
-    """The name of the checkpoint format: Flax writes safetensors too, with its own tensor names."""
+    """The name of the checkpoint format, by the file's `metadata`: Flax writes safetensors too, with its own tensor names."""
     return "flax_safetensors" if metadata.get("format") == "flax" else "safetensors"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Optional
+from collections.abc import Callable
+from typing import Annotated, Optional
 
 import typer
 
 from jaxconv.cli._output import json_list
+from jaxconv.json_files import JsonDict, JsonObject
 
 Source = Annotated[str, typer.Argument(help="Directory, hub id or URI of the causal LM.")]
 Preset = Annotated[Optional[str], typer.Option(help="A known reranker, see `jaxconv presets`.")]
@@ -38,7 +39,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Use only the hub's cac
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
-def arguments_of(function: Callable[..., object], options: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(function: Callable[..., object], options: JsonObject) -> JsonDict:
     """The options of a command that an API function takes under the same name, lists parsed from JSON.
 
     Args:

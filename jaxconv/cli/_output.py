@@ -6,12 +6,12 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from jaxconv.errors import UsageError
+from jaxconv.json_files import Unchecked
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """Writes one JSON document to stdout."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
@@ -25,7 +25,7 @@ def human_bytes(count: float) -> str:
     return f"{count:.2f} TB"
 
 
-def json_list(flag: str, text: str | None) -> list[Any] | None:
+def json_list(flag: str, text: str | None) -> list[Unchecked] | None:
     """The JSON list of a flag, or None. Raises `UsageError` for anything else."""
     if text is None:
         return None

@@ -43,9 +43,11 @@ def inspect(
     if json:
         print_json(description)
         return
-    prompt = description.pop("prompt", None)
+    prompt = description.get("prompt")
     for key, value in description.items():
-        if key == "bytes" and value is not None:
+        if key == "prompt":
+            continue
+        if key == "bytes" and isinstance(value, int):
             value = human_bytes(value)
         if isinstance(value, list):
             value = "; ".join(str(item) for item in value) or "none"

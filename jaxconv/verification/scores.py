@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.backends import Backend, get_backend
+from jaxconv.checkpoint import Checkpoint
+from jaxconv.errors import UsageError
+from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.pairs import parse_rows, read_rows
+from jaxconv.scoring import load
 from jaxconv.verification.bundle import render
 from jaxconv.verification.by_proof import proven_logits
 from jaxconv.verification.claims import Expected
@@ -61,29 +65,19 @@ def compare_scores(
     """
     import numpy as np
 
-    from jaxconv.scoring import choose_backend
-
-    chosen = choose_backend("torch" if model.family.by_proof else backend, model.config)
+    runner = get_backend("torch" if model.family.by_proof else backend, device, config=model.config)
     findings: list[str] = []
     pairs, token_ids = encode(model, output, pairs)
-    if chosen == "jax":
-        from jaxconv.scoring import load
-
-        wanted, magnitude = _jax_logits(model, expected, token_ids, device)
-        gc.collect()
-        try:
-            scorer = load(output.folder, backend="jax", device=device)
-        except Exception as fault:  # tokenizers raises bare Exception; what the source could do, the output cannot
-            raise SourceError(f"jaxconv.load cannot open the output: {fault}") from fault
-        given = [scorer.encode(query, document) for query, document in pairs]
-        if given != token_ids:
-            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
-        found = np.asarray(scorer.model.logits(token_ids), np.float64)
-    elif model.family.by_proof:
-        wanted, magnitude, found, differences = proven_logits(model, output, expected, token_ids, device)
+    if model.family.by_proof:
+        wanted, magnitude, found, differences = proven_logits(model, output, expected, token_ids, runner.device)
         findings += differences
     else:
-        wanted, magnitude, found = _torch_logits(model, output, expected, token_ids, device)
+        wanted, magnitude = _source_logits(model, expected, runner, token_ids)
+        gc.collect()
+        scorer = load(output.folder, backend=runner.name, device=device)
+        if [scorer.encode(query, document) for query, document in pairs] != token_ids:
+            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
+        found = np.asarray(scorer.token_logits(token_ids), np.float64)
     scale, bias = expected.calibration.scale, expected.calibration.bias
     truth = combine(wanted.T, expected.method).T * scale + bias
     limit, reason = _tolerance(model.lm_head.weight.shape[1], magnitude * abs(scale * model.transform.scale), tolerance)
@@ -99,7 +93,7 @@ def compare_scores(
     if agreement < 1:
         findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
     return Scores(
-        len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), pairs, tuple(map(len, token_ids)),
+        len(pairs), worst, agreement, limit, reason, runner.name, tuple(findings), pairs, tuple(map(len, token_ids)),
         _rows(truth), _rows(found),
     )  # fmt: skip
 
@@ -153,20 +147,33 @@ def encode(model: Model, output: Output, pairs: Pairs) -> tuple[Pairs, list[list
     return tuple(kept), found
 
 
-def _jax_logits(model: Model, expected: Expected, token_ids: list[list[int]], device: str) -> tuple[Array, float]:
-    """Logits [N, tokens] in float64 of float32 hidden states, and the largest sum of |hidden| . |row|."""
-    import jax
+def _source_logits(model: Model, expected: Expected, backend: Backend, token_ids: list[list[int]]) -> tuple[Array, float]:
+    """Logits [N, tokens] of the source, and the largest sum of |hidden| . |row| of a prompt and token.
+
+    PyTorch has the causal LM's own logits; otherwise they are float64 products of float32 hidden states.
+    """
     import numpy as np
 
-    from jaxconv.models.loading import load_decoder
+    hidden = backend.hidden_states(model.checkpoint, model.config, token_ids).astype(np.float64)
+    logits, magnitude = _project(model, expected, hidden)
+    if backend.name == "torch":
+        config = _without_softcap(model)
+        logits = backend.causal_logits(_with_head(model), config, token_ids, expected.token_ids).astype(np.float64)
+    return logits, magnitude
 
-    try:
-        place = jax.devices(None if device == "auto" else device)[0]
-    except RuntimeError as error:
-        raise BackendUnavailable(f"JAX has no device {device!r} ({error}). Use --device auto.") from None
-    decoder = load_decoder(model.checkpoint, model.config, dtype="float32", device=place)
-    hidden = decoder.hidden_last(token_ids).astype(np.float64)
-    return _project(model, expected, hidden)
+
+def _with_head(model: Model) -> Checkpoint:
+    """The model's tensors with its head."""
+    head = {ref.name: ref for ref in (model.lm_head.weight, model.lm_head.bias) if ref is not None}
+    return dataclasses.replace(model.checkpoint, tensors={**model.checkpoint.tensors, **head})
+
+
+def _without_softcap(model: Model) -> JsonObject:
+    """The config whose causal LM gives uncapped logits; a family's default cap counts as well."""
+    if model.transform.softcap is None:
+        return model.config
+    none, text = {"final_logit_softcapping": None}, model.config.get("text_config")
+    return {**model.config, **none, **({"text_config": {**text, **none}} if isinstance(text, dict) else {})}
 
 
 def _project(model: Model, expected: Expected, hidden: Array) -> tuple[Array, float]:
@@ -178,45 +185,3 @@ def _project(model: Model, expected: Expected, hidden: Array) -> tuple[Array, fl
     if model.lm_head.bias is not None:
         logits = logits + model.lm_head.bias.read()[ids].astype(np.float64) * model.transform.scale
     return logits, float((np.abs(hidden) @ np.abs(rows).T).max())
-
-
-def _torch_logits(
-    model: Model, output: Output, expected: Expected, token_ids: list[list[int]], device: str
-) -> tuple[Array, float, Array]:
-    """The causal LM's own logits [N, tokens], the magnitude, and the classifier's [N, labels], through transformers."""
-    import numpy as np
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    if model.layout != "hf" or not isinstance(model.source.weights, Path) or model.adapter is not None:
-        what = f"a source of layout {model.layout}" if model.adapter is None else "a source with an adapter"
-        raise UsageError(f"transformers cannot load {what}; use --backend jax or --structure-only.")
-    place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-    config: Any = AutoConfig.from_pretrained(model.source.assets, trust_remote_code=False)
-    if getattr(config, "final_logit_softcapping", None) is not None:
-        config.final_logit_softcapping = None
-    load_causal: Any = AutoModelForCausalLM.from_pretrained
-    causal = load_causal(model.source.weights, config=config, **options).to(place).eval()
-    rows = _last(causal, token_ids, place)
-    logits = np.stack([row.logits[0, -1, list(expected.token_ids)].double().cpu().numpy() for row in rows])
-    del causal
-    gc.collect()
-    load_backbone: Any = AutoModel.from_pretrained
-    backbone = load_backbone(output.folder, **options).to(place).eval()
-    hidden = np.stack([row.last_hidden_state[0, -1].double().cpu().numpy() for row in _last(backbone, token_ids, place)])
-    weight = output.tensors["score.weight"].array("score.weight").astype(np.float64)
-    found = hidden @ weight.T
-    if "score.bias" in output.tensors:
-        found = found + output.tensors["score.bias"].array("score.bias").astype(np.float64)
-    return logits, _project(model, expected, hidden)[1], found
-
-
-def _last(model: Any, token_ids: Sequence[list[int]], place: str) -> Any:
-    """The model's answers, one prompt at a time without padding."""
-    import torch
-
-    for ids in token_ids:
-        with torch.inference_mode():
-            extra = {"logits_to_keep": 1} if hasattr(model, "lm_head") else {}
-            yield model(torch.tensor([ids], device=place), use_cache=False, **extra)

@@ -32,7 +32,16 @@ ALLOWED: Allowed = {
 }
 
 CASES, SMOLLM2 = cases(), smollm2_cases()
-BY_NAME = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+NEED_TORCH = ("backend/torch*", "container/bin*")
+
+
+def with_marks(case: Case) -> object:
+    """The case, marked if it needs PyTorch."""
+    marks = [pytest.mark.torch] if any(fnmatch(case.name, pattern) for pattern in NEED_TORCH) else []
+    return pytest.param(case, id=case.name, marks=marks)
+
+
+BY_NAME = pytest.mark.parametrize("case", [with_marks(case) for case in CASES])
 BY_NAME_SMOLLM2 = pytest.mark.parametrize("case", SMOLLM2, ids=lambda case: case.name)
 
 
