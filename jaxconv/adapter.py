@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.json_files import read_json
 from jaxconv.readers.safetensors import read_shard
@@ -55,6 +55,7 @@ class Adapter:
     scaling: Mapping[str, float]
     base: str | None
     sha256: str
+    files: Mapping[Path, FileIdentity]  # as when their headers were read
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -63,7 +64,7 @@ def read_adapter(folder: Path) -> Adapter:
     path = folder / WEIGHTS
     if not path.is_file():
         raise SourceError(f"{folder} has no {WEIGHTS}; expected it beside {CONFIG}. Save the adapter as safetensors.")
-    _, tensors, _ = read_shard(path)
+    _, tensors, identity = read_shard(path)
     factors: dict[str, tuple[TensorRef, TensorRef, bool]] = {}
     replaced: dict[str, TensorRef] = {}
     for name, ref in tensors.items():
@@ -85,7 +86,7 @@ def read_adapter(folder: Path) -> Adapter:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     scaling = {name: _scaling(config, name.removesuffix(".weight"), a.shape[0]) for name, (a, _, _) in factors.items()}
-    return Adapter(folder, factors, replaced, scaling, config.get("base_model_name_or_path"), digest)
+    return Adapter(folder, factors, replaced, scaling, config.get("base_model_name_or_path"), digest, {path: identity})
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -153,7 +154,8 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     for name, (a, b, turned) in adapter.factors.items():
         tensors[name] = _merged(tensors[name], a, b, turned, adapter.scaling[name])
     note = f"the adapter {adapter.path.name} is merged into {len(changed)} tensors, in float32 and rounded once."
-    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
+    files = {**checkpoint.files, **adapter.files}
+    return replace(checkpoint, tensors=tensors, files=files, notes=(*checkpoint.notes, note))
 
 
 def _merged(base: TensorRef, a: TensorRef, b: TensorRef, turned: bool, scaling: float) -> TensorRef:

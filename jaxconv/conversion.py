@@ -24,9 +24,8 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
-from jaxconv.writer import OutputFile, plan_files, staged_output, write_files, write_share
+from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
-from jaxconv.writer.publish import check_output
 from jaxconv.writer.share import Progress
 
 if TYPE_CHECKING:

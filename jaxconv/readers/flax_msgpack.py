@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 from jaxconv.readers._msgpack import StoredArray, looks_like_msgpack, scan
@@ -36,6 +36,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     single = _single(folder)
     if single is not None and (folder / INDEX).is_file():
         raise SourceError(f"{folder} holds both {SINGLE} and {INDEX}. Expected one of them; remove the one that is stale.")
+    files = FileIdentity.of_files(folder.glob("*.msgpack"))
     leaves = scan(single) if single is not None else _indexed(folder)
     arrays = {keys: leaf for keys, leaf in leaves.items() if leaf is not None}
     names, notes = parameter_names(arrays, str(folder))
@@ -44,7 +45,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         if name in tensors:
             raise SourceError(f"{folder}: two arrays are called {name}; expected one. Save the model again.")
         tensors[name] = _tensor(name, arrays[keys])
-    return Checkpoint(FORMAT, str(folder), tensors, notes=notes)
+    return Checkpoint(FORMAT, str(folder), tensors, notes=notes, files=files)
 
 
 def _indexed(folder: Path) -> dict[Keys, StoredArray | None]:

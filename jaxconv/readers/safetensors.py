@@ -9,7 +9,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, Extent, ShardFile, TensorRef, numpy_dtype
+from jaxconv.checkpoint import (
+    NUMPY_NAMES,
+    Array,
+    Checkpoint,
+    Extent,
+    FileIdentity,
+    ShardFile,
+    TensorRef,
+    map_extent,
+    numpy_dtype,
+)
 from jaxconv.errors import SourceError
 from jaxconv.json_files import read_object
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
@@ -36,17 +46,18 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         shards = [read_shard(folder / SINGLE)]
     else:
         shards = _indexed(folder)
-    metadata = {key: value for _, _, meta in shards for key, value in meta.items()}
+    metadata = {key: value for shard, _, _ in shards for key, value in shard.metadata.items()}
     return Checkpoint(
         format=format_of(metadata),
         path=str(folder),
         tensors={name: ref for _, refs, _ in shards for name, ref in refs.items()},
         shards=tuple(shard for shard, _, _ in shards),
         metadata=metadata,
+        files={shard.path: identity for shard, _, identity in shards},
     )
 
 
-Shard = tuple[ShardFile, dict[str, TensorRef], dict[str, str]]
+Shard = tuple[ShardFile, dict[str, TensorRef], FileIdentity]
 
 
 def _indexed(folder: Path) -> list[Shard]:
@@ -103,7 +114,7 @@ def _is_plain(name: str) -> bool:
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads and checks the header of one file: its shard, its tensors by name in file order, its metadata."""
+    """Reads and checks the header of one file: its shard, its tensors by name in file order, its identity."""
     header = read_header(path)
     refs = {
         name: file_tensor(
@@ -111,7 +122,7 @@ def read_shard(path: Path) -> Shard:
         )
         for name, entry in header.tensors.items()
     }
-    return ShardFile(path, tuple(refs), header.file_size), refs, dict(header.metadata)
+    return ShardFile(path, tuple(refs), header.identity.size, header.metadata), refs, header.identity
 
 
 def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -> TensorRef:
@@ -124,8 +135,7 @@ def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -
         import numpy as np
 
         if axis:
-            stored = np.memmap(extent.path, numpy_dtype(dtype), "r", extent.offset, shape)
-            return np.asarray(stored.take(list(ids), axis))
+            return map_extent(extent, dtype, shape).take(list(ids), axis)
         stride = extent.length // shape[0]
         rows = [_read_array(name, dtype, shape[1:], extent.path, extent.offset + i * stride) for i in ids]
         return np.stack(rows)

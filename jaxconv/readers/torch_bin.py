@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.readers.safetensors import read_weight_map
 
@@ -35,6 +35,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         )
     indexed = not (folder / SINGLE).is_file()
     weight_map = read_weight_map(folder / INDEX) if indexed else {}
+    files = FileIdentity.of_files(folder / file for file in {SINGLE, *weight_map.values()})
     tensors: dict[str, TensorRef] = {}
     for file in sorted(set(weight_map.values())) if indexed else [SINGLE]:
         for name, ref in _file(folder / file).items():
@@ -44,7 +45,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     missing = [name for name in weight_map if name not in tensors]
     if missing:
         raise SourceError(f"{folder / INDEX} lists {missing[0]} and {len(missing) - 1} more that no shard has.")
-    return Checkpoint(FORMAT, str(folder), tensors)
+    return Checkpoint(FORMAT, str(folder), tensors, files=files)
 
 
 def _file(path: Path) -> dict[str, TensorRef]:
