@@ -215,5 +215,5 @@ CASES = (
     Case("output below a file", ("is not a directory",), output="file/out"),
     Case("output inside the source", ("inside the source",), output="source/out"),
     Case("output is the source", ("source itself",), output="source"),
-    Case("output contains the source", ("holds the source",), output="."),
+    Case("output contains the source", ("contains the source",), output="."),
 )  # fmt: skip
