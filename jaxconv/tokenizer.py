@@ -52,7 +52,10 @@ class Vocabulary:
 
     def id(self, piece: str) -> int | None:
         """The id of an exact piece."""
-        found = self.tokenizer.token_to_id(piece)
+        try:
+            found = self.tokenizer.token_to_id(piece)
+        except UnicodeEncodeError:  # half of a surrogate pair, which no vocabulary holds
+            return None
         return None if found is None else int(found)
 
     def piece(self, index: int) -> str | None:
