@@ -126,11 +126,9 @@ def _unfinished(location: Location, folders: Sequence[str], steps: Mapping[int, 
     """The steps whose save was interrupted.
 
     In a file system Orbax renames a step when it is whole; in a bucket, where nothing can be renamed, it writes
-    commit_success.txt last. A bucket without any such file was filled by a copy.
+    commit_success.txt last. Where no step has that file, none was written that way.
     """
     renamed = {int(match[1]) for name in folders if (match := UNFINISHED.fullmatch(name))} - steps.keys()
-    if isinstance(location.root, Path):
-        return frozenset(renamed)
     committed = {number for number, name in steps.items() if location.child(name).read(COMMITTED) is not None}
     return frozenset(renamed | (steps.keys() - committed if committed else set()))
 

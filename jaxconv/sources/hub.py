@@ -74,11 +74,11 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
 
     with _translated(repo, access.revision):
         if is_offline(access):
-            # A cached snapshot counts as complete if the files that would have been fetched are there.
-            patterns = [*FETCHED, *WEIGHTS[0]]
-            directory = Path(
-                snapshot_download(repo, revision=access.revision, local_files_only=True, allow_patterns=patterns)
-            )
+            directory = _cached(repo, access, [*FETCHED, INDEX] if weights else list(FETCHED))
+            if weights:
+                indexed = (directory / INDEX).is_file() and not (directory / SINGLE).is_file()
+                files = list(_index.read_weight_map(directory / INDEX).values()) if indexed else list(WEIGHTS[0])
+                directory = _cached(repo, access, [*FETCHED, INDEX, *sorted(set(files))])
             return directory, directory.name
         info = HfApi(token=access.token).model_info(repo, revision=access.revision)
         names = [entry.rfilename for entry in info.siblings or []]
@@ -86,6 +86,13 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
         # By the name of the revision, so that the cache remembers it for offline use.
         directory = Path(snapshot_download(repo, revision=access.revision, token=access.token, allow_patterns=files))
         return directory, directory.name
+
+
+def _cached(repo: str, access: HubAccess, patterns: list[str]) -> Path:
+    """The cached snapshot of a repository; huggingface_hub raises if a file that fits the patterns is not in it."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=access.revision, local_files_only=True, allow_patterns=patterns))
 
 
 def is_offline(access: HubAccess) -> bool:
