@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import TensorRef
+from jaxconv.checkpoint import FileIdentity, TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.json_files import JsonObject, read_json
 from jaxconv.layouts.hf import standard_names
@@ -79,6 +79,7 @@ class Adapter:
         replaced: Whole tensors by the name of the base's tensor that they replace.
         base: The base that the adapter records.
         sha256: The hash of its weights.
+        files: What its files were when their headers were read.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Adapter:
     replaced: Mapping[str, TensorRef]
     base: str | None
     sha256: str
+    files: Mapping[Path, FileIdentity]
 
 
 def read_adapter(directory: Path) -> Adapter:
@@ -102,7 +104,7 @@ def read_adapter(directory: Path) -> Adapter:
             f"{directory} has no {WEIGHTS}; expected it beside {CONFIG}. Load the adapter with PEFT and save it again: "
             "save_pretrained writes safetensors."
         )
-    _, tensors, _ = read_shard(path)
+    _, tensors, identity = read_shard(path)
     modules = _modules(tensors, path)
     factors: dict[str, Factors] = {}
     replaced: dict[str, TensorRef] = {}
@@ -132,6 +134,7 @@ def read_adapter(directory: Path) -> Adapter:
         {names[name]: ref for name, ref in replaced.items()},
         base if isinstance(base, str) else None,
         digest,
+        {path: identity},
     )
 
 

@@ -143,8 +143,8 @@ def undeclared_variables(template: str) -> tuple[frozenset[str], frozenset[str]]
         template: The text of the template.
 
     Returns:
-        The names that it reads without setting them; of these, the names that it asks about (`is defined`, `default`)
-        and so can do without.
+        The names that it reads without having set them on every way; of these, the names that it can do without: those
+        that it asks about (`is defined`, `default`), and those that it sets on some way.
 
     Raises:
         RenderingError: The template has a syntax error.
@@ -156,7 +156,9 @@ def undeclared_variables(template: str) -> tuple[frozenset[str], frozenset[str]]
         raise RenderingError(_described(error)) from None
     tests = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
     tests += [used.node for used in tree.find_all(nodes.Filter) if used.name in ("default", "d") and used.node is not None]
-    return names, frozenset(node.name for node in tests if isinstance(node, nodes.Name)) & names
+    optional = {node.name for node in tests if isinstance(node, nodes.Name)}
+    optional |= {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    return names, frozenset(optional) & names
 
 
 @dataclass(frozen=True, slots=True)

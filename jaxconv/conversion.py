@@ -24,9 +24,8 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
-from jaxconv.writer import OutputFile, plan_files, staged_output, write_files, write_share
+from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
-from jaxconv.writer.publish import check_output
 from jaxconv.writer.share import Progress
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ def convert_resolved(
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
-    weights = plan_files(plan.model.checkpoint, score_tensors(head), plan.dtype, request.write)
+    weights = plan_files(plan.model.checkpoint, score_tensors(head, plan.model.family.head.score), plan.dtype, request.write)
     others = files(plan, head, weights)
     agree(processes, lambda: _facts(plan, head, weights))
     done: dict[str, str] = {}
@@ -229,7 +228,7 @@ def convert_resolved(
             if processes.rank == 0:
                 hashes = {name: file.sha256 for name, file in written.items() if file.sha256 is not None}
                 write_files(_hashed(plan, head, others, hashes) if request.write.hash else others, stage)
-                if request.verify:
+                if request.verify or plan.model.family.by_proof:
                     report = _prove(plan, stage, request, opened)
     return ConversionResult(
         output=None if request.dry_run else target,
@@ -274,21 +273,29 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
 
     claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
+    backend = "torch" if plan.model.family.by_proof else backend
     scoring = ScoreOptions(backend=backend, device=request.device)
     report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)
     if not report.passed:
+        remedy = "Run the same command again; if it fails once more, report it."
+        if plan.model.family.by_proof:
+            remedy = f"{plan.model.family.architecture} has no table and its proof failed, so it cannot be converted."
         raise VerificationError(
-            f"the result differs from its source, and nothing was published: {' '.join(report.findings)} "
-            "Run the same command again; if it fails once more, report it."
+            f"the result differs from its source, and nothing was published: {' '.join(report.findings)} {remedy}"
         )
     return report
 
 
-def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
-    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels]."""
+def score_tensors(head: ScoreHead, layer: str = "score") -> tuple[TensorRef, ...]:
+    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels].
+
+    Args:
+        head: The score head.
+        layer: What the family calls the score layer.
+    """
 
     def in_memory(name: str, array: Array) -> TensorRef:
         return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
 
-    bias = () if head.bias is None else (in_memory("score.bias", head.bias),)
-    return (in_memory("score.weight", head.weight), *bias)
+    bias = () if head.bias is None else (in_memory(f"{layer}.bias", head.bias),)
+    return (in_memory(f"{layer}.weight", head.weight), *bias)

@@ -42,7 +42,7 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     _check_vocabulary(checkpoint, adapter)
     if tied:
         replaced = _untied_ends_removed(checkpoint, adapter)
-    changed = [*adapter.factors, *replaced]
+    changed = dict.fromkeys([*adapter.factors, *replaced])
     missing = sorted(name for name in changed if name not in tensors)
     if missing:
         raise SourceError(
@@ -62,7 +62,8 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     notes = checkpoint.notes
     if adapter.path.resolve() == Path(checkpoint.path).resolve():
         notes = tuple(text for text in notes if NOT_APPLIED not in text)
-    return replace(checkpoint, tensors=tensors, notes=(*notes, note))
+    files = {**checkpoint.files, **adapter.files}
+    return replace(checkpoint, tensors=tensors, files=files, notes=(*notes, note))
 
 
 def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter) -> None:

@@ -15,6 +15,7 @@ from jaxconv.families import (
     LmHead,
     LogitTransform,
     check_backbone,
+    check_proof_can_run,
     family_for,
     find_lm_head,
     text_config,
@@ -103,8 +104,11 @@ def read_model(
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
     layout, checkpoint = to_hf(opened, text_config(config), options.layout)
+    family = family.spelled_as(checkpoint.tensors)
+    if family.by_proof:
+        check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = checkpoint.tensors.values()
-    backbone = set(check_backbone(checkpoint, family, text_config(config)))
+    backbone = set(check_backbone(checkpoint, family, config))
     adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
     if adapter is not None:
         checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
@@ -118,7 +122,7 @@ def read_model(
         config=config,
         family=family,
         lm_head=lm_head,
-        transform=dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None),
+        transform=dataclasses.replace(family.transform(config), bias=lm_head.bias is not None),
         num_parameters=sum(math.prod(ref.shape) for ref in stored),
         nbytes=sum(ref.nbytes for ref in stored),
         dtype=dominant_dtype(stored),

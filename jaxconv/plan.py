@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import HEAD
+from jaxconv.families import PROOF
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -128,6 +128,11 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
+    if model.family.by_proof and options.dtype is not None:
+        raise RefusedError(
+            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
+            "differ. Convert without it, or cast the source first."
+        )
     files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
     note = None
@@ -183,14 +188,17 @@ def on_the_fly_keys(config: JsonObject) -> list[str]:
 
 
 def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
-    warnings = [*model.checkpoint.notes]
+    warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
     if not prompt.known:
         warnings.append(
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
             "pass --template or --preset."
         )
-    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == HEAD:
-        warnings.append(f"{HEAD} is stored beside the embedding that it is tied to; convert compares them, headers cannot.")
+    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == model.family.head.weight:
+        warnings.append(
+            f"{model.family.head.weight} is stored beside the embedding that it is tied to; convert compares them, headers "
+            "cannot."
+        )
     if prompt.caveat:
         warnings.append(prompt.caveat)
     if model.transform.bias:

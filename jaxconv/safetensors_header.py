@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.checkpoint import DTYPE_BITS
+from jaxconv.checkpoint import DTYPE_BITS, FileIdentity
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 
@@ -34,12 +35,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: tensors by name in file order, `__metadata__`, where the data starts, and the file's size."""
+    """A checked header: tensors by name in file order, `__metadata__`, where the data starts, and which file it was."""
 
     tensors: Mapping[str, Entry]
     metadata: Mapping[str, str]
     data_start: int
-    file_size: int
+    identity: FileIdentity
 
 
 def read_header(path: Path) -> Header:
@@ -48,23 +49,24 @@ def read_header(path: Path) -> Header:
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
     """
-    document, data_start, file_size = _read_document(path)
+    document, data_start, identity = _read_document(path)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise SourceError(f"{path}: __metadata__ is {type(metadata).__name__}; expected an object of strings. {REMEDY}")
     entries = [(name, _entry(path, name, value)) for name, value in document.items()]
     entries.sort(key=lambda item: (item[1].begin, item[1].end))
-    _check_contiguous(path, entries, data_start, file_size)
-    return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, file_size)
+    _check_contiguous(path, entries, data_start, identity.size)
+    return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, identity)
 
 
-def _read_document(path: Path) -> tuple[JsonDict, int, int]:
-    """The JSON of the header, the offset of the data, and the size of the file."""
+def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
+    """The JSON of the header, the offset of the data, and the identity of the file."""
     try:
-        size = path.stat().st_size
-        if size < 8:
-            raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
         with path.open("rb") as file:
+            identity = FileIdentity.of(os.fstat(file.fileno()))
+            size = identity.size
+            if size < 8:
+                raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
             length = int.from_bytes(file.read(8), "little")
             if length > min(size - 8, MAX_HEADER):
                 raise SourceError(
@@ -77,7 +79,7 @@ def _read_document(path: Path) -> tuple[JsonDict, int, int]:
     document = parse_json(raw, f"{path}: the header", REMEDY, _unique)
     if not isinstance(document, dict):
         raise SourceError(f"{path}: the header is a JSON {type(document).__name__}; expected an object. {REMEDY}")
-    return document, 8 + length, size
+    return document, 8 + length, identity
 
 
 def _unique(pairs: Pairs) -> JsonDict:

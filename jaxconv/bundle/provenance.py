@@ -32,6 +32,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "layout": model.layout,
         "model_type": model.family.model_type,
         "architecture": model.family.target_architecture,
+        **({"family": "by proof"} if model.family.by_proof else {}),
         **_adapter(plan),
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],

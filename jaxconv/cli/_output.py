@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -11,9 +12,44 @@ from jaxconv.errors import UsageError
 from jaxconv.json_files import Unchecked
 
 
+def to_json(document: object) -> str:
+    """The document as indented JSON."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
 def print_json(document: object) -> None:
     """Writes one JSON document to stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(to_json(document))
+
+
+def print_after_publication(text: str) -> None:
+    """Prints what was done. The output is published: a stdout that cannot be written is a note on stderr, not a failure."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        discard_stdout()
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                reason = error.strerror or error
+                print(f"jaxconv: done; the summary cannot be written to stdout: {reason}.", file=sys.stderr, flush=True)
+
+
+def stdout_fails() -> bool:
+    """Whether stdout cannot be written to. Asked after an error that may have come from it; writes a newline to find out."""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")
+    except (OSError, ValueError, AttributeError):
+        return True
+    return False
+
+
+def discard_stdout() -> None:
+    """Throws away what was printed and could not be written, which Python would try again at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def human_bytes(count: float) -> str:
@@ -46,7 +82,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     Yields:
         A function of the bytes done and the bytes in all.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from jaxconv.cli import _options as option
-from jaxconv.cli._output import print_json, progress_bar
+from jaxconv.cli._output import print_after_publication, progress_bar, to_json
 from jaxconv.cli._question import ask_preset
 from jaxconv.cli._summary import summary
 from jaxconv.errors import TokensUnknown, UsageError
@@ -92,10 +92,11 @@ def convert(
             result = jaxconv.convert(**{**arguments, "preset": answer}, progress=progress)
     if result.process_id != 0:
         return  # the first process speaks for all
+    print_result = print if result.output is None else print_after_publication
     if json:
-        print_json(result.to_json())
+        print_result(to_json(result.to_json()))
     elif not quiet:
-        print(summary(result, copy_mode))
+        print_result(summary(result, copy_mode))
 
 
 def _once(word: str, value: str | None, flag: str, alias: str | None) -> str:

@@ -9,11 +9,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, Extent, ShardFile, TensorRef, numpy_dtype
+from jaxconv.checkpoint import (
+    NUMPY_NAMES,
+    Array,
+    Checkpoint,
+    Extent,
+    FileIdentity,
+    ShardFile,
+    TensorRef,
+    map_extent,
+    numpy_dtype,
+)
 from jaxconv.errors import SourceError
 from jaxconv.json_files import read_optional_object
-from jaxconv.readers._index import check_index, read_weight_map, shard_files
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "safetensors"
 PRIORITY = 0
@@ -34,7 +44,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """
     folder = Path(weights)
     shards = [read_shard(folder / SINGLE)] if _is_single(folder) else _indexed(folder / INDEX)
-    metadata = {key: value for _, _, shard_metadata in shards for key, value in shard_metadata.items()}
+    metadata = {key: value for shard, _, _ in shards for key, value in shard.metadata.items()}
     files = tuple(file for file, _, _ in shards)
     loadable = len(files) == 1 or all(_can_keep_name(file.path.name) for file in files)
     return Checkpoint(
@@ -43,10 +53,11 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         tensors={name: ref for _, refs, _ in shards for name, ref in refs.items()},
         shards=files if loadable else (),
         metadata=metadata,
+        files={shard.path: identity for shard, _, identity in shards},
     )
 
 
-Shard = tuple[ShardFile, dict[str, TensorRef], dict[str, str]]
+Shard = tuple[ShardFile, dict[str, TensorRef], FileIdentity]
 
 
 def _is_single(folder: Path) -> bool:
@@ -90,7 +101,7 @@ def _indexed(index: Path) -> list[Shard]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads and checks the header of one file: its shard, its tensors by name in file order, its metadata."""
+    """Reads and checks the header of one file: its shard, its tensors by name in file order, its identity."""
     header = read_header(path)
     refs = {
         name: file_tensor(
@@ -98,7 +109,7 @@ def read_shard(path: Path) -> Shard:
         )
         for name, entry in header.tensors.items()
     }
-    return ShardFile(path, tuple(refs), header.file_size), refs, dict(header.metadata)
+    return ShardFile(path, tuple(refs), header.identity.size, header.metadata), refs, header.identity
 
 
 def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -> TensorRef:
@@ -111,8 +122,7 @@ def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -
         import numpy as np
 
         if axis:
-            stored = np.memmap(extent.path, numpy_dtype(dtype), "r", extent.offset, shape)
-            return np.asarray(stored.take(list(ids), axis))
+            return map_extent(extent, dtype, shape).take(list(ids), axis)
         stride = extent.length // shape[0]
         rows = [_read_array(name, dtype, shape[1:], extent.path, extent.offset + i * stride) for i in ids]
         return np.stack(rows)

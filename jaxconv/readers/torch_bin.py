@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
-from jaxconv.readers._index import check_index, read_weight_map, shard_files
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "torch_bin"
 PRIORITY = 9
@@ -35,17 +35,20 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
             "Install it with: pip install 'jaxconv[torch]'; or save the model as safetensors."
         )
     if (folder / SINGLE).is_file():
-        return Checkpoint(FORMAT, str(folder), _file(folder / SINGLE))
+        identities = FileIdentity.of_files([folder / SINGLE])
+        return Checkpoint(FORMAT, str(folder), _file(folder / SINGLE), files=identities)
     weight_map = read_weight_map(folder / INDEX)
     tensors: dict[str, TensorRef] = {}
     files: dict[str, str] = {}
-    for file in shard_files(folder / INDEX, weight_map):
+    shards = shard_files(folder / INDEX, weight_map)
+    identities = FileIdentity.of_files(shards)
+    for file in shards:
         for name, ref in _file(file).items():
             if name in tensors:
                 raise SourceError(f"tensor {name} is in two shards, {files[name]} and {file.name}. Save the model again.")
             tensors[name], files[name] = ref, file.name
     check_index(folder / INDEX, weight_map, files)
-    return Checkpoint(FORMAT, str(folder), tensors)
+    return Checkpoint(FORMAT, str(folder), tensors, files=identities)
 
 
 def _file(path: Path) -> dict[str, TensorRef]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from jaxconv import shard_index
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.readers import _index
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of
 from jaxconv.sources.assets import FETCHED, is_fetched
 
@@ -70,7 +70,7 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
 
     def read_weight_map(index: str) -> list[str]:
         path = Path(hf_hub_download(repo, index, revision=access.revision, token=access.token))
-        return sorted(set(_index.read_weight_map(path).values()))
+        return sorted(set(shard_index.read_weight_map(path).values()))
 
     with _translated(repo, access.revision):
         if is_offline(access):

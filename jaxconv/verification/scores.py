@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jaxconv.backends import Backend
 from jaxconv.scoring import load
+from jaxconv.verification.by_proof import proven_logits
 from jaxconv.verification.head import combine, logit_factor
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.prompts import Prompts
@@ -70,14 +71,17 @@ def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance
         UsageError: A backend cannot run it.
     """
     expected = compared.expected
-    logits, magnitude = _source_logits(compared, sides.source, prompts)
-    truth = combine(logits.T, expected.method).T * expected.scale + expected.bias
     findings: list[str] = []
     results: dict[str, Array] = {}
-    for runner in reversed(sides.output):  # the reported one last: JAX keeps the memory of an accelerator that it took
-        gc.collect()
-        results[runner.name], size = _output_logits(compared, runner, prompts, findings)
-        magnitude = max(magnitude, size)
+    if compared.model.family.by_proof:
+        logits, magnitude, results["torch"] = proven_logits(compared, prompts, sides.source.device, findings)
+    else:
+        logits, magnitude = _source_logits(compared, sides.source, prompts)
+        for runner in reversed(sides.output):  # the reported one last: JAX keeps the memory of an accelerator that it took
+            gc.collect()
+            results[runner.name], size = _output_logits(compared, runner, prompts, findings)
+            magnitude = max(magnitude, size)
+    truth = combine(logits.T, expected.method).T * expected.scale + expected.bias
     factor = abs(expected.scale * logit_factor(compared.model.config))
     limit, reason = _tolerance(compared.model.lm_head.weight.shape[1], magnitude * factor, tolerance)
     reported = results[sides.output[0].name]

@@ -94,6 +94,7 @@ def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
         UsageError: The backend cannot run the model.
     """
     config = compared.model.config
+    backend = "torch" if compared.model.family.by_proof else backend
     if backend != "auto":
         runner = get_backend(backend, device, config=config)
         return Sides(runner, (runner,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
@@ -75,14 +75,10 @@ class SourceFiles:
         places = libraries()[self.layout].places(name, self.config, self.layout)
         return [self.raw[place] for place in dict.fromkeys(place.name for place in places) if place in self.raw]
 
-    def unaccounted(self, names: Iterable[str], draft: str | None) -> list[str]:
-        """The arrays that hold none of the tensors `names`, heads, unused tables and a draft head (by prefix) apart."""
+    def unaccounted(self, names: Iterable[str], left_out: Callable[[str], bool]) -> list[str]:
+        """The arrays that hold none of the tensors `names`, heads, unused tables and what is left out apart."""
         known = {ref.name for name in (*names, *HEADS) for ref in self.named(name)}
-        return [
-            name
-            for name in self.raw
-            if name not in known and not UNUSED.fullmatch(name) and not (draft is not None and name.startswith(draft))
-        ]
+        return [name for name in self.raw if name not in known and not UNUSED.fullmatch(name) and not left_out(name)]
 
     def checkpoint(
         self, names: Iterable[str], output: Mapping[str, Stored], merges: Mapping[str, Merge], dtype: str | None = None

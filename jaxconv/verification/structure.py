@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ def compare_tensors(
     *,
     dtype: str | None = None,
     merges: Mapping[str, Merge] | None = None,
-    draft: str | None = None,
+    left_out: Callable[[str], bool] = lambda name: False,
 ) -> Structure:
     """Compares tensors of the output with the source's arrays, bytes where these are of one form, values elsewhere.
 
@@ -61,7 +61,7 @@ def compare_tensors(
         output: The output's tensors by name.
         dtype: The safetensors dtype that floating-point tensors are cast to.
         merges: How an adapter changes tensors, by name.
-        draft: What the names of a draft head begin with, which no classifier has.
+        left_out: Whether an array of the source has no place in a classifier, as a draft head has none.
     """
     merges = merges or {}
     wrong: dict[str, str] = {}
@@ -85,7 +85,7 @@ def compare_tensors(
     for name in sorted(output.keys() - set(names) - set(SCORE)):
         wrong[name] = "is in the output and is not a tensor of the classifier."
     ordered = sorted(wrong, key=[*names, *wrong].index)
-    missing = [f"the source's array {name} is in no tensor of the output." for name in source.unaccounted(names, draft)]
+    missing = [f"the source's array {name} is in no tensor of the output." for name in source.unaccounted(names, left_out)]
     return Structure(
         len(names), identical, tuple(ordered), (*(f"tensor {name} {wrong[name]}" for name in ordered), *missing)
     )  # fmt: skip

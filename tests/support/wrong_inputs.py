@@ -212,8 +212,8 @@ CASES = (
     Case("output exists", ("not empty", "--overwrite"), output="full"),
     Case("output not ours", ("not made by jaxconv",), (*GOOD, "--overwrite"), output="full"),
     Case("output a file", ("is not a directory",), output="file"),
-    Case("output below a file", ("not a folder",), output="file/out"),
+    Case("output below a file", ("is not a directory",), output="file/out"),
     Case("output inside the source", ("inside the source",), output="source/out"),
     Case("output is the source", ("source itself",), output="source"),
-    Case("output holds the source", ("holds the source",), output="."),
+    Case("output contains the source", ("contains the source",), output="."),
 )  # fmt: skip
