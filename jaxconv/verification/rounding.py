@@ -16,7 +16,8 @@ def unit_in_last_place(values: Array, dtype: str) -> Array:
 
     bits, smallest = PRECISION[dtype]
     _, exponents = np.frexp(values)
-    return np.asarray(np.ldexp(1.0, np.maximum(exponents - bits, smallest)))
+    exponents = np.where(values == 0, smallest, exponents - bits)  # frexp gives zero the exponent of one half
+    return np.asarray(np.ldexp(1.0, np.maximum(exponents, smallest)))
 
 
 def float32_order(values: Array) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxconv.chat_templates import displaced_templates, file_of
+from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.sources.assets import read_copied
@@ -62,7 +63,11 @@ def _pad_id(assets: Path) -> int | None:
 def _check_pad_token(model: Model, output: Output) -> Iterator[str]:
     if not (output.folder / "tokenizer.json").is_file():
         return
-    pad = _pad_id(output.folder)
+    try:
+        pad = _pad_id(output.folder)
+    except SourceError as error:
+        yield str(error)
+        return
     pad = model.config.get("pad_token_id") if pad is None else pad
     actual = output.config.get("pad_token_id")
     if actual != pad:
