@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     """
     if not _is_zip(path):
         raise ValueError("it is no zip archive: truncated, or of a torch older than 1.6; load and save it again")
-    _check_pickle(path)
+    try:
+        _check_pickle(path)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
+        raise ValueError(f"it is no zip archive that can be read: {error}") from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged pickle calls what it may call with any arguments, and any error may come of it
