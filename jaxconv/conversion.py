@@ -273,7 +273,6 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
 
     claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
-    backend = "torch" if plan.model.family.by_proof else backend
     scoring = ScoreOptions(backend=backend, device=request.device)
     report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)
     if not report.passed:
