@@ -77,7 +77,7 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
             directory = _cached(repo, access, [*FETCHED, INDEX] if weights else list(FETCHED))
             if weights:
                 indexed = (directory / INDEX).is_file() and not (directory / SINGLE).is_file()
-                files = list(_index.read_weight_map(directory / INDEX).values()) if indexed else list(WEIGHTS[0])
+                files = list(shard_index.read_weight_map(directory / INDEX).values()) if indexed else list(WEIGHTS[0])
                 directory = _cached(repo, access, [*FETCHED, INDEX, *sorted(set(files))])
             return directory, directory.name
         info = HfApi(token=access.token).model_info(repo, revision=access.revision)
