@@ -14,6 +14,7 @@ from jaxconv.families import (
     Family,
     LmHead,
     LogitTransform,
+    Rows,
     check_backbone,
     check_proof_can_run,
     family_for,
@@ -86,7 +87,7 @@ def read_config(source: Source) -> JsonObject:
 
 
 def read_model(
-    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: bool = True
+    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: Rows = "all"
 ) -> Model:
     """The model of a source.
 
@@ -94,7 +95,7 @@ def read_model(
         source: The source.
         options: How it is read.
         opened: Its checkpoint, if it is open already.
-        compare_heads: Whether head and embedding are read and compared where the config ties them and both are stored.
+        compare_heads: Which rows of head and embedding are compared where the config ties the two and both are stored.
 
     Raises:
         SourceError: The source is damaged, or its config and tensors disagree.
