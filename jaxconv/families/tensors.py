@@ -184,8 +184,8 @@ def _equal(x: TensorRef, y: TensorRef, compare: Rows) -> bool:
     if compare == "none":
         return True
     if compare == "sample":
-        rows = sorted({number * (x.shape[0] - 1) // (SAMPLE - 1) for number in range(SAMPLE)})
-        return bool((x.read_rows(rows).astype("float64") == y.read_rows(rows).astype("float64")).all())
+        sampled = sorted({number * (x.shape[0] - 1) // (SAMPLE - 1) for number in range(SAMPLE)})
+        return bool((x.read_rows(sampled).astype("float64") == y.read_rows(sampled).astype("float64")).all())
     if x.dtype != y.dtype:
         return _equal_values(x, y)
     if x.extent is not None and y.extent is not None:
