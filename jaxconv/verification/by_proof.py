@@ -31,7 +31,7 @@ def proven_logits(
         output: The output.
         expected: What the output must be.
         token_ids: The prompts.
-        device: Where the models run.
+        device: The torch device on which the models run.
 
     Returns:
         The causal LM's logits [prompts, answers], the largest sum of |hidden| . |row| of a prompt and token, the
