@@ -208,13 +208,20 @@ def test_what_cannot_be_proven_is_refused_first(tmp_path: Path, glm: Path, optio
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
 def test_without_torch_the_way_is_named(glm: Path, missing: str) -> None:
     """convert and inspect say what to install, and inspect refuses what convert refuses."""
-    hidden = (
-        f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == {missing!r} else f(n, *a)\n"
-    )
-    tokens = ["--classifier-from-tokens", '["no","yes"]', "--backend", "numpy"]
-    code = f"from jaxconv.cli import main; sys.exit(main({['convert', str(glm), 'out', *tokens]!r}))"
-    result = run(("torch", "transformers", "jax"), hidden + code)
+    hide = f"""
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *package: None if name == {missing!r} else find_spec(name, *package)
+"""
+    arguments = ["convert", str(glm), "output", "--classifier-from-tokens", '["no","yes"]', "--backend", "numpy"]
+    code = f"""
+from jaxconv.cli import main
+code = main({arguments!r})
+assert not {{"torch", "transformers"}} & set(sys.modules)
+sys.exit(code)
+"""
+    result = run((), hide + code)
     assert result.returncode == 1
     assert "by proof" in result.stderr and "pip install 'jaxconv[torch]'" in result.stderr
-    code = f"import jaxconv; print(jaxconv.inspect({str(glm)!r}, token_ids=[5, 6])['refusals'])"
-    assert "pip install 'jaxconv[torch]'" in run(("torch", "transformers", "jax"), hidden + code).stdout
+    inspected = run((), f"{hide}import jaxconv; print(jaxconv.inspect({str(glm)!r}, token_ids=[5, 6])['refusals'])")
+    assert "pip install 'jaxconv[torch]'" in inspected.stdout
