@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torch_backend.models import quiet
+
 WHOLE = 32  # how many prompts are compared over the whole vocabulary
 
 
@@ -55,7 +57,8 @@ def run_both(
         ValueError: A model cannot be loaded or run, or its files lack tensors that transformers needs.
     """
     try:
-        return _run_both(source, assets, output, token_ids, answers, torch.device(device))
+        with quiet():
+            return _run_both(source, assets, output, token_ids, answers, torch.device(device))
     except Exception as error:  # every model has code of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"transformers cannot prove it: {lines[0]:.300}") from error
