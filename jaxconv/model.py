@@ -21,6 +21,7 @@ from jaxconv.families import (
     find_lm_head,
     text_config,
     tie_word_embeddings,
+    with_defaults,
 )  # fmt: skip
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
@@ -104,7 +105,7 @@ def read_model(
     config = read_config(source)
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
-    layout, checkpoint = to_hf(opened, text_config(config), options.layout)
+    layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout)
     family = family.spelled_as(checkpoint.tensors)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)

@@ -36,7 +36,7 @@ NEEDS = ("torch", "transformers")
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
 TOWER = re.compile(r".*(vision|visual|image|video|audio|speech|vq).*_config")
-COUNTS = re.compile(r".*(layer|block|expert).*")  # of these a config may ask for millions, each of them a module
+COUNTS = re.compile(r".*(layers|n_layer|blocks|experts)")  # a config may ask for millions, each of them a module
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _build(config: str) -> BuiltModel | str:
 def _check_counts(config: JsonObject) -> None:
     for part in (config, text_config(config)):
         for key, value in part.items():
-            limit = MAX_LAYERS if COUNTS.fullmatch(key) and not key.endswith(("size", "dim", "_id")) else MAX_SIZE
+            limit = MAX_LAYERS if COUNTS.fullmatch(key) else MAX_SIZE
             if isinstance(value, int) and value > limit:
                 raise SourceError(f"config.json has {value!r:.60} as {key}; expected a whole number up to {limit}.")
 

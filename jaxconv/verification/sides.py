@@ -94,7 +94,8 @@ def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
         UsageError: The backend cannot run the model.
     """
     config = compared.model.config
-    backend = "torch" if compared.model.family.by_proof else backend
+    if compared.model.family.by_proof:  # transformers, on a device that PyTorch has
+        backend, device = "torch", "auto" if device == "tpu" else device
     if backend != "auto":
         runner = get_backend(backend, device, config=config)
         return Sides(runner, (runner,))

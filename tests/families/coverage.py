@@ -42,7 +42,7 @@ REASONS = {
     "takes more than text": "takes more than text",
     "bidirectional": "is bidirectional",
     "config and class disagree about the tied head": "loaders would disagree",
-    "the proof failed": "its proof failed",
+    "the proof failed": "without a proof it cannot",
     "part of a larger model": "has no causal LM of this type",
 }
 
