@@ -109,8 +109,10 @@ NAMED = {
     "the first token": "{{ bos_token }}Query: {{ query }}\nDocument: {{ document }}:",
     "several": "{{ unk_token }}{{ query }}{{ eos_token }}{{ document }}{{ pad_token }}:\n\n",
     "over messages": "{{ bos_token }}" + CHAT + "{{ eos_token }}\n\n\n",
-    "an exception that is not raised": "{% if query is not string %}{{ raise_exception('no') }}{% endif %}{{ query }}{{ document }}:",
-    "loop controls": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% if loop.last %}{% break %}{% endif %}{% endfor %}\n\n",
+    "an exception never raised": "{% if query is number %}{{ raise_exception(0) }}{% endif %}{{ query }}{{ document }}:",
+    "loop controls": (
+        "{% for m in messages %}{{ m.content }}{{ eos_token }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}\n\n"
+    ),
     "JSON": "{{ {'é<': query, 'd': document} | tojson }}{{ eos_token }}.",
     "the year": "{{ strftime_now('%Y') }} {{ query }} {{ document }}:",
     "a namespace": "{% set ns = namespace(x=eos_token) %}{{ dict(a=1).a }}{{ query }}{{ ns.x }}{{ document }}:",
