@@ -5,7 +5,7 @@ VENV := .venv
 VLLM_VENV := .venv-vllm
 STAMP := $(VENV)/.installed
 
-.PHONY: test check demo test-vllm bench fuzz
+.PHONY: test test-matrix check demo test-vllm bench fuzz
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ $(VLLM_VENV)/.installed: requirements/vllm.txt examples/setup_vllm.sh
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm"
+
+test-matrix: $(STAMP)
+	$(VENV)/bin/python -m tests.matrix
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.process import run
+from jaxconv.errors import BackendUnavailable
 
 
 def smollm2(folder: Path) -> Path:
@@ -38,21 +39,14 @@ def smollm2(folder: Path) -> Path:
 
 def models(output: Path, device: str, dtype: str) -> dict[str, Any]:
     """JAX's model and, where PyTorch has the same kind of device, PyTorch's."""
-    import jax
+    from jaxconv.backends import get_backend
 
-    from jaxconv.models.head import JaxClassifier
-
-    found: dict[str, Any] = {"jax": JaxClassifier(output, device, dtype)}
-    kind = jax.devices(None if device == "auto" else device)[0].platform
-    if kind in ("cpu", "gpu"):
-        import torch
-        from transformers.utils.logging import disable_progress_bar
-
-        from torch_backend.scorer import TorchClassifier
-
-        disable_progress_bar()
-        if kind == "cpu" or torch.cuda.is_available():
-            found["torch"] = TorchClassifier(output, "cpu" if kind == "cpu" else "cuda", dtype)
+    opened = get_backend("jax", device)
+    found: dict[str, Any] = {"jax": opened.classifier(output, dtype=dtype)}
+    try:
+        found["torch"] = get_backend("torch", opened.device).classifier(output, dtype=dtype)
+    except BackendUnavailable as error:
+        print(error)
     return found
 
 

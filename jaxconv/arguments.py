@@ -7,13 +7,13 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxconv.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-NAMES: Mapping[Any, str] = {
+NAMES: Mapping[object, str] = {
     str: "a string", Path: "a path", int: "a whole number", float: "a number", bool: "True or False", type(None): "None",
 }  # fmt: skip
 
@@ -48,11 +48,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @functools.cache
-def _hints(function: Callable[..., object]) -> Mapping[str, Any]:
+def _hints(function: Callable[..., object]) -> Mapping[str, object]:
     return get_type_hints(function)
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     """Whether a value has the annotated type; annotations that are not of the known kinds always fit."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -69,10 +69,10 @@ def _fits(value: object, hint: Any) -> bool:
         return type(value) is hint
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in NAMES else True
+    return isinstance(value, hint) if isinstance(hint, type) and hint in NAMES else True
 
 
-def _describe(hint: Any) -> str:
+def _describe(hint: object) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(option) for option in args)

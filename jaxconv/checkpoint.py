@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jaxconv.errors import SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +55,26 @@ def safetensors_dtype(dtype: np.dtype[Any] | str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What changes when a file is replaced, cut, extended or written to."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @staticmethod
+    def of(status: os.stat_result) -> FileIdentity:
+        """The identity of the file that the status describes."""
+        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    @staticmethod
+    def of_files(paths: Iterable[Path]) -> dict[Path, FileIdentity]:
+        """The identity of every path that is a file."""
+        return {path: FileIdentity.of(path.stat()) for path in paths if path.is_file()}
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """Bytes of a file that already are a tensor in output form (little-endian, C order)."""
 
@@ -91,16 +114,34 @@ class TensorRef:
 
 
 def mapped(ref: TensorRef) -> Array:
-    """The tensor as a view of its file's pages where its bytes lie in one, else read."""
-    if ref.extent is None:
-        return ref.read()
+    """The tensor of `ref` as a view of its file's pages where its bytes lie in one, else read."""
+    return ref.read() if ref.extent is None else map_extent(ref.extent, ref.dtype, ref.shape)
+
+
+def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
+    """The extent as an array of a safetensors dtype and a shape, its pages read on use.
+
+    If the file is cut afterwards, while its pages are read, the process ends with SIGBUS, which Python cannot catch.
+
+    Raises:
+        SourceError: The file cannot be opened, or is shorter than the extent.
+    """
     import numpy as np
 
-    return np.asarray(np.memmap(ref.extent.path, numpy_dtype(ref.dtype), "r", ref.extent.offset, ref.shape))
+    try:
+        with extent.path.open("rb") as file:
+            size, end = os.fstat(file.fileno()).st_size, extent.offset + extent.length
+            if size < end:
+                raise SourceError(f"{extent.path} has {size} bytes; expected at least {end}. It was cut; download it again.")
+            if extent.length == 0:
+                return np.empty(shape, numpy_dtype(dtype))
+            return np.asarray(np.memmap(file, numpy_dtype(dtype), "r", extent.offset, shape))
+    except OSError as error:
+        raise SourceError(f"{extent.path} cannot be read: {error.strerror or error}. Make it a readable file.") from error
 
 
 def sample(ref: TensorRef) -> bytes:
-    """64 bytes from the middle of a tensor that lies in a file; none of another, which would have to be read whole."""
+    """64 bytes from the middle of the tensor of `ref` if it lies in a file; none of another, which would be read whole."""
     if ref.extent is None:
         return b""
     with ref.extent.path.open("rb") as file:
@@ -118,11 +159,12 @@ def dominant_dtype(tensors: Iterable[TensorRef]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A whole safetensors file that may be copied or linked as it stands."""
+    """A whole safetensors file: its tensors in file order, its size in bytes, and its `__metadata__`."""
 
     path: Path
     tensors: tuple[str, ...]
     nbytes: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +174,8 @@ class Checkpoint:
     `format` names the container ("safetensors", "torch_bin", "flax_msgpack", "orbax", ...). `shards` is
     filled only where whole files are already in output form. `metadata` is the container's own (for
     safetensors `__metadata__`), `notes` says what was left aside ("optimizer state ignored"). With `headers_only`
-    names, dtypes and shapes are known and no tensor can be read.
+    names, dtypes and shapes are known and no tensor can be read. `files` has the files that the tensors lie in, as they
+    were when their headers were read, so that a file that changes later is noticed.
     """
 
     format: str
@@ -142,6 +185,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     headers_only: bool = False
+    files: Mapping[Path, FileIdentity] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxconv.arguments import checked
 from jaxconv.backends import get_backend
@@ -18,15 +18,14 @@ from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.inspection import describe_plan
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
-from jaxconv.writer import OutputFile, plan_files, staged_output, write_files, write_share
+from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
-from jaxconv.writer.publish import check_output
 from jaxconv.writer.share import Progress
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class ConversionResult:
     report: Report | None = None
     process_id: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The result as `jaxconv convert --json` prints it."""
         return {
             **describe_plan(self.plan),
@@ -200,7 +199,15 @@ def convert_resolved(
     opened: Checkpoint | None = None,
     processes: Processes = ALONE,
 ) -> ConversionResult:
-    """Like `convert`, for a resolved source or an open checkpoint."""
+    """Like `convert`, for a resolved source or an open checkpoint.
+
+    Args:
+        source: The resolved source.
+        output: The directory to create.
+        request: All other options.
+        opened: The checkpoint of the source, if it is open already.
+        processes: The processes that share the work.
+    """
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
@@ -209,7 +216,7 @@ def convert_resolved(
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
-    weights = plan_files(plan.model.checkpoint, score_tensors(head), plan.dtype, request.write)
+    weights = plan_files(plan.model.checkpoint, score_tensors(head, plan.model.family.head.score), plan.dtype, request.write)
     others = files(plan, head, weights)
     agree(processes, lambda: _facts(plan, head, weights))
     done: dict[str, str] = {}
@@ -221,7 +228,7 @@ def convert_resolved(
             if processes.rank == 0:
                 hashes = {name: file.sha256 for name, file in written.items() if file.sha256 is not None}
                 write_files(_hashed(plan, head, others, hashes) if request.write.hash else others, stage)
-                if request.verify:
+                if request.verify or plan.model.family.by_proof:
                     report = _prove(plan, stage, request, opened)
     return ConversionResult(
         output=None if request.dry_run else target,
@@ -262,24 +269,32 @@ def _hashed(plan: Plan, head: ScoreHead, others: Mapping[str, bytes], weights: M
 
 def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None) -> Report:
     """The proof of what lies in `stage`. Raises `VerificationError` with the findings."""
-    from jaxconv.verification import Claims, prove
+    from jaxconv.verification import Claims, ScoreOptions, prove
 
-    claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
+    claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
-    report = prove(plan.model.source, stage, claims, request.read, opened, backend=backend, device=request.device)
+    scoring = ScoreOptions(backend=backend, device=request.device)
+    report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)
     if not report.passed:
+        remedy = "Run the same command again; if it fails once more, report it."
+        if plan.model.family.by_proof:
+            remedy = f"{plan.model.family.architecture} has no table and its proof failed, so it cannot be converted."
         raise VerificationError(
-            f"the result differs from its source, and nothing was published: {' '.join(report.findings)} "
-            "Run the same command again; if it fails once more, report it."
+            f"the result differs from its source, and nothing was published: {' '.join(report.findings)} {remedy}"
         )
     return report
 
 
-def score_tensors(head: ScoreHead) -> tuple[TensorRef, ...]:
-    """`score.weight` F32 [num_labels, hidden_size] and, unless it is zero, `score.bias` F32 [num_labels]."""
+def score_tensors(head: ScoreHead, layer: str = "score") -> tuple[TensorRef, ...]:
+    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels].
+
+    Args:
+        head: The score head.
+        layer: What the family calls the score layer.
+    """
 
     def in_memory(name: str, array: Array) -> TensorRef:
         return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
 
-    bias = () if head.bias is None else (in_memory("score.bias", head.bias),)
-    return (in_memory("score.weight", head.weight), *bias)
+    bias = () if head.bias is None else (in_memory(f"{layer}.bias", head.bias),)
+    return (in_memory(f"{layer}.weight", head.weight), *bias)

@@ -48,9 +48,17 @@ class ScoreHead:
 
 
 def read_head_rows(lm_head: LmHead, tokens: Sequence[Token]) -> tuple[Array, Array | None]:
-    """The stored rows [len(tokens), hidden_size] and biases [len(tokens)] of the tokens.
+    """The stored rows of the tokens, in their order.
 
-    Raises `SourceError` for NaN or infinity among them.
+    Args:
+        lm_head: The head of the causal LM.
+        tokens: The tokens.
+
+    Returns:
+        Rows [len(tokens), hidden_size] in the stored dtype, and biases [len(tokens)] or None.
+
+    Raises:
+        SourceError: A row holds NaN or infinity.
     """
     import numpy as np
 
@@ -70,10 +78,18 @@ def read_head_rows(lm_head: LmHead, tokens: Sequence[Token]) -> tuple[Array, Arr
 def compute_head(
     rows: Array, bias: Array | None, method: Method, transform: LogitTransform, calibration: Affine, backend: Backend
 ) -> ScoreHead:
-    """The score head of stored `rows` [k, hidden_size] and `bias` [k].
+    """The score head of the stored rows.
 
-    Rows are upcast to float32 and combined in float32 on the backend's device; the scale of the model's
-    logits and of the calibration is multiplied in once. The bias is rounded once from float64.
+    Rows are upcast to float32 and combined in float32 on the backend's device; the scales of the model's logits and of
+    the calibration are multiplied in once. The bias is rounded once from float64.
+
+    Args:
+        rows: Rows [k, hidden_size] in the stored dtype; false first for from_2_way_softmax.
+        bias: Their biases [k], or None.
+        method: How the rows become the labels' rows.
+        transform: What follows the product in the causal LM.
+        calibration: The affine map of the score.
+        backend: What does the arithmetic.
     """
     import numpy as np
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
@@ -15,10 +15,52 @@ from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
 
-# The keys that a refusal leaves open.
-UNDECIDED: Mapping[str, Any] = {
-    "preset": None, "method": None, "tokens": [], "convertible": False, "refusals": [], "warnings": [],
-}  # fmt: skip
+
+class TokenDescription(TypedDict):
+    """A token whose row is taken."""
+
+    text: str
+    id: int
+
+
+class HeadDescription(TypedDict):
+    """The tensor whose rows score tokens; `shape` is [vocab_size, hidden_size]."""
+
+    tensor: str
+    tied: bool
+    shape: list[int]
+    bias: bool
+
+
+class TransformDescription(TypedDict):
+    """What follows `hidden @ lm_head.T` in the causal LM."""
+
+    scale: float
+    bias: bool
+    softcap: float | None
+
+
+class Description(TypedDict):
+    """What `inspect` returns. A key that a refusal leaves open is None or empty; without one `prompt` is there."""
+
+    source: str
+    format: str | None
+    layout: str | None
+    model_type: str | None
+    architecture: str | None
+    target_architecture: str | None
+    num_parameters: int | None
+    bytes: int | None
+    dtype: str | None
+    lm_head: HeadDescription | None
+    logit_transform: TransformDescription | None
+    preset: str | None
+    method: str | None
+    tokens: list[TokenDescription]
+    convertible: bool
+    refusals: list[str]
+    warnings: list[str]
+    prompt: NotRequired[str]
 
 
 @checked
@@ -43,7 +85,7 @@ def inspect(
     revision: str | None = None,
     token: str | None = None,
     offline: bool = False,
-) -> dict[str, Any]:
+) -> Description:
     """Says what a source is and what `convert` with the same options would do.
 
     Reads headers, config and tokenizer only; of a hub id the weights stay on the hub. A refusal is an entry of the
@@ -90,22 +132,14 @@ def inspect(
         template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,
         allow_approximate=allow_approximate,
     )  # fmt: skip
-    config = read_config(located)
-    architectures = config.get("architectures")
-    description: dict[str, Any] = {
-        "source": located.name,
-        **dict.fromkeys(("format", "layout", "target_architecture", "num_parameters", "bytes", "dtype", "lm_head")),
-        "model_type": config.get("model_type"),
-        "architecture": architectures[0] if isinstance(architectures, list) and architectures else None,
-        "logit_transform": None,
-        **UNDECIDED,
-    }
+    description = _unread(located)
     try:
-        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=False)
+        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=checkpoint is None)
         description = describe(model)
         return describe_plan(make_plan(model, options))
     except (RefusedError, TokenError) as error:
-        return {**description, "refusals": [str(error)]}
+        description["refusals"] = [str(error)]
+        return description
 
 
 def _headers(source: str | Path, base: str | Path | None, access: HubAccess) -> tuple[Source, Checkpoint | None]:
@@ -120,11 +154,36 @@ def _headers(source: str | Path, base: str | Path | None, access: HubAccess) -> 
     return located, checkpoint
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """The model as the JSON of `jaxconv inspect`, nothing decided."""
+def _unread(source: Source) -> Description:
+    """What the config alone says of a source."""
+    config = read_config(source)
+    architectures = config.get("architectures")
+    return {
+        "source": source.name,
+        "format": None,
+        "layout": None,
+        "model_type": config.get("model_type"),
+        "architecture": architectures[0] if isinstance(architectures, list) and architectures else None,
+        "target_architecture": None,
+        "num_parameters": None,
+        "bytes": None,
+        "dtype": None,
+        "lm_head": None,
+        "logit_transform": None,
+        "preset": None,
+        "method": None,
+        "tokens": [],
+        "convertible": False,
+        "refusals": [],
+        "warnings": [],
+    }
+
+
+def describe(model: Model) -> Description:
+    """A `model` as `inspect` describes it, nothing decided."""
     head, transform = model.lm_head, model.transform
     return {
-        "source": model.source.name,
+        **_unread(model.source),
         "format": model.format,
         "layout": model.layout,
         "model_type": model.family.model_type,
@@ -140,12 +199,11 @@ def describe(model: Model) -> dict[str, Any]:
             "bias": head.bias is not None,
         },
         "logit_transform": {"scale": transform.scale, "bias": transform.bias, "softcap": transform.softcap},
-        **UNDECIDED,
     }
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """The plan as the JSON of `jaxconv inspect`."""
+def describe_plan(plan: Plan) -> Description:
+    """A `plan` as `inspect` describes it."""
     return {
         **describe(plan.model),
         "preset": plan.preset,

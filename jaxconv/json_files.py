@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from jaxconv.errors import SourceError
 
-# A JSON object whose values have not been checked yet.
-JsonObject: TypeAlias = Mapping[str, Any]
+Unchecked: TypeAlias = Any  # a value that somebody else wrote and nobody has looked at yet
+JsonObject: TypeAlias = Mapping[str, Unchecked]
+JsonDict: TypeAlias = dict[str, Unchecked]
+Pairs: TypeAlias = list[tuple[str, Unchecked]]
 
-Pairs: TypeAlias = list[tuple[str, Any]]
 
-
-def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
+def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs], object] | None = None) -> Unchecked:
     """Parses one JSON document.
 
     Args:
@@ -33,8 +33,12 @@ def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs]
         raise SourceError(f"{name} is not valid JSON ({error}). {remedy}") from None
 
 
-def read_json(path: Path, remedy: str = "Download it again.") -> Any:
+def read_json(path: Path, remedy: str = "Download it again.") -> Unchecked:
     """The JSON document of a file, or None if the file does not exist.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error message.
 
     Raises:
         SourceError: The file cannot be read, or is not JSON.
@@ -48,8 +52,12 @@ def read_json(path: Path, remedy: str = "Download it again.") -> Any:
     return parse_json(raw, str(path), remedy)
 
 
-def read_optional_object(path: Path, remedy: str = "Download it again.") -> dict[str, Any] | None:
+def read_optional_object(path: Path, remedy: str = "Download it again.") -> JsonDict | None:
     """The JSON object of a file, or None if the file does not exist.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error message.
 
     Raises:
         SourceError: The file cannot be read, is not JSON, or holds something other than an object.
@@ -60,7 +68,7 @@ def read_optional_object(path: Path, remedy: str = "Download it again.") -> dict
     return document
 
 
-def read_object(path: Path, purpose: str) -> dict[str, Any]:
+def read_object(path: Path, purpose: str) -> JsonDict:
     """The JSON object of a file that must exist.
 
     Args:

@@ -7,13 +7,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.adapter import Adapter, merge_adapter, read_adapter
+from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
+from jaxconv.errors import SourceError
 from jaxconv.families import (
     Family,
     LmHead,
     LogitTransform,
     check_backbone,
+    check_proof_can_run,
     family_for,
     find_lm_head,
     text_config,
@@ -21,7 +23,8 @@ from jaxconv.families import (
 )  # fmt: skip
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
-from jaxconv.readers import open_checkpoint
+from jaxconv.merge import merge_adapter
+from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 
 
@@ -75,7 +78,11 @@ class Model:
 
 def read_config(source: Source) -> JsonObject:
     """The config.json of a source. Raises `SourceError` if it is missing or damaged."""
-    return read_object(source.assets / "config.json", "the model's configuration")
+    path = source.assets / "config.json"
+    explanation = None if path.exists() else explain(source.assets)
+    if explanation is not None:
+        raise SourceError(explanation)
+    return read_object(path, "the model's configuration")
 
 
 def read_model(
@@ -97,8 +104,11 @@ def read_model(
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
     layout, checkpoint = to_hf(opened, text_config(config), options.layout)
+    family = family.spelled_as(checkpoint.tensors)
+    if family.by_proof:
+        check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = checkpoint.tensors.values()
-    backbone = set(check_backbone(checkpoint, family, text_config(config)))
+    backbone = set(check_backbone(checkpoint, family, config))
     adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
     if adapter is not None:
         checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
@@ -112,7 +122,7 @@ def read_model(
         config=config,
         family=family,
         lm_head=lm_head,
-        transform=dataclasses.replace(family.transform(text_config(config)), bias=lm_head.bias is not None),
+        transform=dataclasses.replace(family.transform(config), bias=lm_head.bias is not None),
         num_parameters=sum(math.prod(ref.shape) for ref in stored),
         nbytes=sum(ref.nbytes for ref in stored),
         dtype=dominant_dtype(stored),

@@ -1,4 +1,4 @@
-"""Pairs to score: JSONL of {"query": …, "document": …} from a file or a stream, a line at a time."""
+"""Pairs to score: JSONL of {"query": …, "document": …} from a file or a stream, read line by line."""
 
 from __future__ import annotations
 
@@ -6,43 +6,56 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jaxconv.errors import UsageError
+from jaxconv.errors import SourceError, UsageError
+from jaxconv.json_files import parse_json
 
 STDIN = "-"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+EXPECTED = '{"query": "…", "document": "…"}.'
 
 
 def read_rows(name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file, a named pipe or, for "-", of standard input, each with the keys that it came with.
+    """Reads rows, each with all its keys. Blank lines and a byte order mark are skipped.
 
-    Blank lines do not count, nor does a byte order mark. Raises `UsageError` that names the file and the line.
+    Args:
+        name: A file, a named pipe, or "-" for standard input.
+
+    Raises:
+        UsageError: The file cannot be read, holds no pairs, or has a line that is not a pair. Rows before that line
+            have been yielded by then.
     """
     try:
-        with open(0 if name == STDIN else name, encoding="utf-8-sig", closefd=name != STDIN) as file:
+        with open(0 if name == STDIN else name, "rb", closefd=name != STDIN) as file:
             yield from parse_rows(file, "standard input" if name == STDIN else name)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UsageError(f"--pairs {name} cannot be read ({error}); expected JSONL of query and document.") from None
 
 
-def parse_rows(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
-    """The rows of lines. Raises `UsageError` for a line that is no pair, and where there is none at all."""
-    number = found = 0
+def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:
+    """The rows of lines of JSON, as `read_rows`; `name` is what error messages call the lines."""
+    number = rows = 0
     for number, line in enumerate(lines, 1):
+        if isinstance(line, bytes):
+            line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
         if line.strip():
-            found += 1
+            rows += 1
             yield _row(line, f"{name}, line {number}")
-    if not found:
+    if not rows:
         raise UsageError(f"--pairs {name} has no pairs in {number} lines; expected JSONL of query and document.")
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
+def _row(line: bytes | str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON ({error}).") from None
+        text = line.decode("utf-8") if isinstance(line, bytes) else line
+        row = parse_json(text, where, f"Expected {EXPECTED}")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8 ({error}). Save the file as UTF-8.") from None
+    except SourceError as error:
+        raise UsageError(str(error)) from None
     if not isinstance(row, dict) or not isinstance(row.get("query"), str) or not isinstance(row.get("document"), str):
-        raise UsageError(f'{where}: expected {{"query": "…", "document": "…"}}.')
+        raise UsageError(f"{where} is not a pair; expected {EXPECTED}")
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; expected Unicode.") from None
+        raise UsageError(f"{where} has half of a surrogate pair (\\ud800 to \\udfff); expected Unicode text.") from None
     return row

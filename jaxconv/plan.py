@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import HEAD
+from jaxconv.families import PROOF
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -68,7 +68,7 @@ class Plan:
         pad_token: The pad token of the output; None if the tokenizer has no usable piece.
         special_tokens: What the tokenizer adds before and after a prompt.
         named_template: The template for sentence-transformers; None if transformers has no class of the family.
-        licence: The `license:` lines of the source's card header, as they stand there.
+        licence: The licence keys in the header of the source's card.
         preset: The name of the preset.
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
@@ -86,7 +86,7 @@ class Plan:
     pad_token: PadToken | None
     special_tokens: tuple[str, str]
     named_template: str | None
-    licence: str
+    licence: Mapping[str, str]
     preset: str | None = None
     preset_origin: str | None = None
     dtype: str | None = None
@@ -110,7 +110,11 @@ class Plan:
 
 
 def make_plan(model: Model, options: PlanOptions) -> Plan:
-    """Decides what a conversion of the model will do.
+    """Decides what a conversion will do.
+
+    Args:
+        model: The source.
+        options: What the caller chose.
 
     Raises:
         JaxconvError: The conversion would not be exact, or an option does not fit.
@@ -124,6 +128,11 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
+    if model.family.by_proof and options.dtype is not None:
+        raise RefusedError(
+            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
+            "differ. Convert without it, or cast the source first."
+        )
     files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
     note = None
@@ -174,19 +183,22 @@ def example_prompt(plan: Plan) -> str:
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:
-    """Keys that would make vLLM convert a converted checkpoint again."""
+    """Keys of a `config` that would make vLLM convert a converted checkpoint again."""
     return [key for key in ON_THE_FLY if key in config]
 
 
 def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
-    warnings = [*model.checkpoint.notes]
+    warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
     if not prompt.known:
         warnings.append(
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
             "pass --template or --preset."
         )
-    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == HEAD:
-        warnings.append(f"{HEAD} is stored beside the embedding that it is tied to; convert compares them, headers cannot.")
+    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == model.family.head.weight:
+        warnings.append(
+            f"{model.family.head.weight} is stored beside the embedding that it is tied to; convert compares them, headers "
+            "cannot."
+        )
     if prompt.caveat:
         warnings.append(prompt.caveat)
     if model.transform.bias:

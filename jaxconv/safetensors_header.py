@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jaxconv.checkpoint import DTYPE_BITS
+from jaxconv.checkpoint import DTYPE_BITS, FileIdentity
 from jaxconv.errors import SourceError
-from jaxconv.json_files import Pairs, parse_json
+from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -35,37 +35,38 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header: tensors by name in file order, `__metadata__`, where the data starts, and the file's size."""
+    """A checked header: tensors by name in file order, `__metadata__`, where the data starts, and which file it was."""
 
     tensors: Mapping[str, Entry]
     metadata: Mapping[str, str]
     data_start: int
-    file_size: int
+    identity: FileIdentity
 
 
 def read_header(path: Path) -> Header:
-    """Reads and checks the header of a file.
+    """Reads and checks the header of the file at `path`.
 
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
     """
-    document, data_start, file_size = _read_document(path)
+    document, data_start, identity = _read_document(path)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise SourceError(f"{path}: __metadata__ is {type(metadata).__name__}; expected an object of strings. {REMEDY}")
     entries = [(name, _entry(path, name, value)) for name, value in document.items()]
     entries.sort(key=lambda item: (item[1].begin, item[1].end))
-    _check_contiguous(path, entries, data_start, file_size)
-    return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, file_size)
+    _check_contiguous(path, entries, data_start, identity.size)
+    return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, identity)
 
 
-def _read_document(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The JSON of the header, the offset of the data, and the size of the file."""
+def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
+    """The JSON of the header, the offset of the data, and the identity of the file."""
     try:
-        size = path.stat().st_size
-        if size < 8:
-            raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
         with path.open("rb") as file:
+            identity = FileIdentity.of(os.fstat(file.fileno()))
+            size = identity.size
+            if size < 8:
+                raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
             length = int.from_bytes(file.read(8), "little")
             if length > min(size - 8, MAX_HEADER):
                 raise SourceError(
@@ -78,17 +79,17 @@ def _read_document(path: Path) -> tuple[dict[str, Any], int, int]:
     document = parse_json(raw, f"{path}: the header", REMEDY, _unique)
     if not isinstance(document, dict):
         raise SourceError(f"{path}: the header is a JSON {type(document).__name__}; expected an object. {REMEDY}")
-    return document, 8 + length, size
+    return document, 8 + length, identity
 
 
-def _unique(pairs: Pairs) -> dict[str, Any]:
+def _unique(pairs: Pairs) -> JsonDict:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a name occurs twice")
     return document
 
 
-def _entry(path: Path, name: str, value: Any) -> Entry:
+def _entry(path: Path, name: str, value: Unchecked) -> Entry:
     """One checked entry of a header."""
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
@@ -133,7 +134,7 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
     Returns:
         The bytes, padded with spaces to a multiple of 8 as the reference implementation does.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: JsonDict = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
     for name, (dtype, shape, nbytes) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
@@ -144,5 +145,5 @@ def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metada
 
 
 def format_of(metadata: Mapping[str, str]) -> str:
-    """The name of the checkpoint format: Flax writes safetensors too, with its own tensor names."""
+    """The name of the checkpoint format, by the file's `metadata`: Flax writes safetensors too, with its own tensor names."""
     return "flax_safetensors" if metadata.get("format") == "flax" else "safetensors"

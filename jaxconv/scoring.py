@@ -1,136 +1,237 @@
-"""Scores with a converted folder alone: prompt, tokens, raw logits through JAX or PyTorch, activation."""
+"""Scores with a converted directory alone: prompt, token ids, raw logits from a backend, activation."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from jaxconv.activation import activate
+from jaxconv.arguments import checked
+from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
 from jaxconv.encoding import folder_encoder
-from jaxconv.errors import BackendUnavailable, SourceError, UsageError
-from jaxconv.families import text_config
-from jaxconv.json_files import read_object, read_optional_object
+from jaxconv.errors import SourceError, UsageError
+from jaxconv.json_files import JsonObject, read_object, read_optional_object
 
-INSTALL = {"jax": "pip install 'jaxconv[jax]'", "torch": "pip install 'jaxconv[torch]'"}
-NEEDS = {"jax": ("jax", "flax"), "torch": ("torch", "transformers")}
+DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
 
-class Logits(Protocol):
-    """What a backend does: raw logits [labels] of each sequence, in order."""
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One document of a ranking.
 
-    def logits(self, token_ids: list[list[int]]) -> list[list[float]]:
-        """Raw logits [labels] of each sequence."""
-        ...
-
-
-def load(path: Path | str, backend: str = "auto", mesh: Any = None, device: str = "auto", dtype: str | None = None) -> Scorer:
-    """A converted folder, ready to score. `dtype` is the backbone's (default float32), never the head's.
-
-    Raises `BackendUnavailable` for a backend that is unknown or missing, `SourceError` for a folder that is no
-    converted classifier, `UsageError` for a family that the JAX model lacks.
+    Attributes:
+        index: Its position among the documents that were given.
+        score: Its score.
+        document: Its text.
     """
-    folder = Path(path)
+
+    index: int
+    score: float
+    document: str
+
+
+@checked
+def load(
+    directory: str | Path,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "float32",
+    mesh: DeviceMesh | None = None,
+) -> Scorer:
+    """Loads a converted directory for scoring.
+
+    Args:
+        directory: A directory that `convert` wrote.
+        backend: "jax", "torch", or "auto": JAX if it is installed and runs the model, else PyTorch.
+        device: "cpu", "gpu", "tpu", or "auto": an accelerator if the framework has one, else the CPU.
+        dtype: The dtype of the backbone: "float32", "bfloat16" or "float16". The score head is float32 in any case.
+        mesh: A `jax.sharding.Mesh`; the backbone is sharded over its last axis (JAX only).
+
+    Returns:
+        The model, ready to score.
+
+    Raises:
+        BackendUnavailable: The backend or device is unknown or not installed.
+        SourceError: The directory is damaged, or is not a converted classifier.
+        UsageError: The backend cannot run the model, or an argument has a wrong value.
+
+    Example:
+        >>> model = jaxconv.load("out", backend="jax")
+        >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
+        [0.98, 0.03]
+    """
+    path = Path(directory).expanduser()
+    check_dtype(dtype)
     for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise SourceError(f"{folder} has no {name}; expected a folder that jaxconv convert wrote.")
-    chosen = choose_backend(backend, read_object(folder / "config.json", "the model's configuration"))
-    if chosen == "jax":
-        from jaxconv.models.head import JaxClassifier
-
-        model: Logits = JaxClassifier(folder, device, dtype or "float32", mesh)
-    else:
-        if mesh is not None:
-            raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
-        from torch_backend.scorer import TorchClassifier
-
-        place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
-        model = TorchClassifier(folder, place, dtype or "float32")
-    return Scorer(folder, model, chosen)
-
-
-def choose_backend(name: str, config: Mapping[str, Any]) -> str:
-    """What runs a model: `auto` is JAX where it is installed and its decoder runs the config, else PyTorch.
-
-    Raises `BackendUnavailable` for a backend that is unknown or not installed, with the pip command.
-    """
-    if name not in ("auto", *NEEDS):
-        raise BackendUnavailable(f"No scoring backend {name!r}; expected auto, {', '.join(NEEDS)}.")
-    wanted = NEEDS if name == "auto" else (name,)
-    installed = [key for key in wanted if all(importlib.util.find_spec(need) for need in NEEDS[key])]
-    if not installed:
-        first = next(iter(wanted))
-        raise BackendUnavailable(f"The {' or '.join(wanted)} backend is not installed. Run: {INSTALL[first]}")
-    return "torch" if installed == ["jax", "torch"] and not _jax_runs(config) else installed[0]
-
-
-def _jax_runs(config: Mapping[str, Any]) -> bool:
-    from jaxconv.models.config import decoder_config
-
-    try:
-        decoder_config(config)
-    except UsageError:
-        return False
-    return True
+        if not (path / name).is_file():
+            raise SourceError(f"{path} has no {name}; expected a directory that jaxconv convert wrote.")
+    config = read_object(path / "config.json", "the model's configuration")
+    opened = get_backend(backend, device, config=config)
+    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name)
 
 
 class Scorer:
-    """Scores of (query, document) pairs. Build it with `jaxconv.load`."""
+    """Scores (query, document) pairs with a converted directory. Build it with `jaxconv.load`.
 
-    def __init__(self, folder: Path, model: Logits, backend: str) -> None:
-        self.model, self.backend, self.folder = model, backend, folder
-        self.config: dict[str, Any] = read_object(folder / "config.json", "the model's configuration")
-        self.encoder = folder_encoder(folder, _max_length(folder, self.config), _rows(self.config))
+    Attributes:
+        directory: The directory.
+        config: Its config.json.
+        backend: The name of the backend.
+        classifier: The model in memory.
+        encoder: Renders and tokenises pairs.
+    """
+
+    def __init__(self, directory: Path, classifier: Classifier, backend: str) -> None:
+        """Reads config, tokenizer and template.
+
+        Raises:
+            SourceError: One of these files is missing or damaged.
+        """
+        self.directory, self.classifier, self.backend = directory, classifier, backend
+        self.config: JsonObject = read_object(directory / "config.json", "the model's configuration")
+        self.encoder = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
+
+    def __repr__(self) -> str:
+        return f"Scorer({str(self.directory)!r}, backend={self.backend!r})"
 
     @property
     def max_length(self) -> int:
-        """The most tokens that a prompt may have."""
+        """The longest prompt in tokens; longer documents are cut."""
         return self.encoder.max_length
 
     @property
     def compilations(self) -> int:
-        """How many shapes JAX has compiled so far; 0 with PyTorch."""
-        return int(getattr(self.model, "compilations", 0))
+        """The number of input shapes compiled so far; 0 with PyTorch."""
+        return self.classifier.compilations
 
     @property
     def compile_seconds(self) -> float:
-        """What the first calls of those shapes took, compilation and all."""
-        return float(getattr(self.model, "compile_seconds", 0.0))
+        """The seconds that the first call of each compiled shape took, including its run."""
+        return self.classifier.compile_seconds
 
+    @checked
     def score(self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None) -> list[float]:
-        """One score per document, in order. `raw` leaves the activation out."""
+        """Scores documents for one query.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            raw: Return logits instead of applying the activation that config.json records.
+            instruction: Replaces the default instruction of the template.
+
+        Returns:
+            One score per document, in the order of the documents.
+
+        Raises:
+            UsageError: The model has several labels (see `logits`), or the query alone is too long.
+
+        Example:
+            >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
+            [0.98, 0.03]
+        """
         return self.score_pairs([(query, document) for document in documents], raw, instruction)
 
+    @checked
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        raw: bool = False,
+        instruction: str | None = None,
+    ) -> list[Ranked]:
+        """Sorts documents by their score for one query, best first; equal scores keep their order.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            top_k: Return only this many documents; None for all.
+            raw: Return logits instead of applying the activation.
+            instruction: Replaces the default instruction of the template.
+
+        Raises:
+            UsageError: As for `score`, or `top_k` is negative.
+
+        Example:
+            >>> model.rank("capital of France?", ["Cats sleep.", "Paris is the capital."], top_k=1)
+            [Ranked(index=1, score=0.98, document='Paris is the capital.')]
+        """
+        if top_k is not None and top_k < 0:
+            raise UsageError(f"rank: top_k is {top_k}; expected None, or the number of documents to return.")
+        scores = self.score(query, documents, raw, instruction)
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_k]
+        return [Ranked(index, scores[index], documents[index]) for index in order]
+
+    @checked
     def score_pairs(self, pairs: Sequence[tuple[str, str]], raw: bool = False, instruction: str | None = None) -> list[float]:
-        """One score per (query, document). Raises `UsageError` for a model with several labels: see `logits`."""
+        """Scores (query, document) pairs.
+
+        Args:
+            pairs: The pairs.
+            raw: Return logits instead of applying the activation.
+            instruction: Replaces the default instruction of the template.
+
+        Returns:
+            One score per pair, in the order of the pairs.
+
+        Raises:
+            UsageError: As for `score`.
+        """
         rows = self.logits(pairs, instruction)
         if rows and len(rows[0]) != 1:
-            raise UsageError(f"{self.folder} has {len(rows[0])} labels, so no one score ranks; use Scorer.logits.")
+            raise UsageError(f"{self.directory} has {len(rows[0])} labels, not one score; use Scorer.logits.")
         return [row[0] if raw else activate(self.config, row)[0] for row in rows]
 
+    @checked
     def logits(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[list[float]]:
-        """Raw logits [labels] of each (query, document)."""
-        return self.model.logits([self.encode(query, document, instruction) for query, document in pairs])
+        """Raw logits of (query, document) pairs.
 
+        Args:
+            pairs: The pairs.
+            instruction: Replaces the default instruction of the template.
+
+        Returns:
+            For each pair, one logit per label.
+
+        Raises:
+            UsageError: A query alone is too long, or the tokenizer gives a token that the model has no embedding for.
+        """
+        return self.token_logits([self.encode(query, document, instruction) for query, document in pairs])
+
+    def token_logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raw logits of prompts that are token ids already; otherwise as `logits`."""
+        rows = self.classifier.vocabulary_size
+        for ids in token_ids:
+            if ids and max(ids) >= rows:
+                token = self.encoder.vocabulary.piece(max(ids))
+                raise UsageError(
+                    f"the prompt has the token {token!r} (id {max(ids)}), but the model has embeddings for the ids 0 to "
+                    f"{rows - 1} only. Use the tokenizer that the model was trained with, or leave that text out."
+                )
+        return self.classifier.logits(token_ids)
+
+    @checked
     def encode(self, query: str, document: str, instruction: str | None = None) -> list[int]:
-        """Token ids of the prompt, special tokens added as vLLM adds them.
+        """The token ids of a prompt, with the special tokens that vLLM adds.
 
-        A prompt that is too long loses the end of its document, never the template's suffix, which the score
-        is read after. Raises `UsageError` when even an empty document does not fit.
+        If the prompt is too long, the end of the document is cut, never the end of the prompt, where the score is read.
+
+        Args:
+            query: The query.
+            document: The document.
+            instruction: Replaces the default instruction of the template.
+
+        Raises:
+            UsageError: The prompt is too long even with an empty document.
         """
         return self.encoder.encode(query, document, instruction).ids
 
 
-def _rows(config: Mapping[str, Any]) -> int | None:
-    """How many tokens the model has an embedding of."""
-    rows = text_config(config).get("vocab_size")
-    return rows if isinstance(rows, int) else None
-
-
-def _max_length(folder: Path, config: Mapping[str, Any]) -> int:
-    """The longest prompt in tokens: the model's positions, the tokenizer's limit, what the authors' code lets through."""
-    limits = [config.get("max_position_embeddings") or 32768]
+def _max_length(directory: Path, config: JsonObject) -> int:
+    """The longest prompt in tokens: the smallest limit of the model, the tokenizer and the preset."""
+    limits = [config.get("max_position_embeddings") or DEFAULT_LENGTH]
     for name, key in (("tokenizer_config.json", "model_max_length"), ("jaxconv.json", "max_length")):
-        limits.append((read_optional_object(folder / name) or {}).get(key) or limits[0])
-    return int(min(limits))
+        limits.append((read_optional_object(directory / name) or {}).get(key))
+    return int(min(limit for limit in [*limits, sys.maxsize] if isinstance(limit, int | float) and limit >= 1))

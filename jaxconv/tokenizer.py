@@ -125,7 +125,10 @@ class Vocabulary:
 
     def id(self, piece: str) -> int | None:
         """The id of an exact piece."""
-        index = self.tokenizer.token_to_id(piece)
+        try:
+            index = self.tokenizer.token_to_id(piece)
+        except UnicodeEncodeError:  # half of a surrogate pair, which no vocabulary holds
+            return None
         return None if index is None else int(index)
 
     def piece(self, index: int) -> str | None:

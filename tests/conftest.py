@@ -9,16 +9,18 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.support.tiny import tiny_checkpoint
-
 
 @pytest.fixture(scope="session")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny tied Qwen3 in one file."""
+    from tests.support.tiny import tiny_checkpoint
+
     return tiny_checkpoint(tmp_path_factory.mktemp("qwen3") / "model", "qwen3", tie=True)
 
 
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untied Llama in three shards."""
+    from tests.support.tiny import tiny_checkpoint
+
     return tiny_checkpoint(tmp_path_factory.mktemp("untied") / "model", "llama", tie=False, shards=3)

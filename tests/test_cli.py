@@ -90,7 +90,7 @@ def test_without_a_terminal_the_presets_are_named(tmp_path: Path, capsys: pytest
     """In a script the same source is an error that names the presets of its architecture."""
     source = tiny_checkpoint(tmp_path / "source", "gemma")
     assert main(["convert", str(source), str(tmp_path / "out"), "--backend", "numpy"]) == 1
-    assert "GemmaForCausalLM are the presets bge-reranker-v2-gemma" in capsys.readouterr().err
+    assert "Presets of architecture GemmaForCausalLM: bge-reranker-v2-gemma" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["nonsense"], 2), (["convert", "--nonsense"], 2)])

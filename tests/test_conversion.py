@@ -232,7 +232,8 @@ def test_a_termination_signal_leaves_nothing(untied: Path, tmp_path: Path) -> No
     before = digests(untied)
     code = (
         "import os, signal, jaxconv.cli.convert as command; from jaxconv.cli import main; "
-        "command.progress_line = lambda quiet: lambda done, total: os.kill(os.getpid(), signal.SIGINT); "
+        "import contextlib; kill = lambda done, total: os.kill(os.getpid(), signal.SIGINT); "
+        "command.progress_bar = lambda quiet: contextlib.nullcontext(kill); "
         f"import sys; sys.exit(main(['convert', {str(untied)!r}, {str(tmp_path / 'out')!r}, '--token-ids', '[5,6]', "
         "'--backend', 'numpy']))"
     )

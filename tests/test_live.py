@@ -54,7 +54,7 @@ def test_same_bytes_as_from_the_file(tmp_path: Path, form: str, tie: bool) -> No
     source = tiny_checkpoint(tmp_path / "source", "qwen3", tie=tie)
     jaxconv.convert(source, tmp_path / "a", classifier_from_tokens=TOKENS, backend="jax")
     made = jaxconv.convert_params(FORMS[form](as_tree(source)), tmp_path / "b", base=source, classifier_from_tokens=TOKENS)
-    assert (made.plan.format, made.plan.layout) == ("live", "nnx")
+    assert (made.plan.model.format, made.plan.model.layout) == ("live", "nnx")
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert expected.keys() == found.keys()
     for name, array in expected.items():

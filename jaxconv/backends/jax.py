@@ -1,38 +1,100 @@
-"""JAX on TPU, GPU or CPU."""
+"""JAX on TPU, GPU or CPU. Models run through `jaxconv.models`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from jaxconv.backends import Classifier, DeviceMesh, check_dtype
+from jaxconv.checkpoint import Array, Checkpoint
+from jaxconv.errors import BackendUnavailable, SourceError, UsageError
+from jaxconv.json_files import JsonObject
 
-from jaxconv.checkpoint import Array
+if TYPE_CHECKING:
+    import jax
+
+PACKAGES = ("jax",)
+MODEL_PACKAGES = ("jax", "flax")
+
+
+def unsupported(config: JsonObject) -> str | None:
+    """Why the decoder of `jaxconv.models` does not run a config; None if it does.
+
+    Raises:
+        SourceError: The config lacks numbers, or has values of a wrong type.
+    """
+    from jaxconv.models.config import decoder_config
+
+    try:
+        decoder_config(config)
+    except UsageError as error:
+        return str(error)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"config.json has values of a wrong type or size ({type(error).__name__}: {error}). Download it again."
+        ) from error
+    return None
 
 
 class JaxBackend:
-    """Float32 arithmetic on one JAX device. Operations run one by one, so that nothing fuses into an FMA."""
+    """One JAX device. Arithmetic runs operation by operation, so that nothing fuses into an FMA."""
 
     name = "jax"
+    unsupported = staticmethod(unsupported)
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: jax.Device) -> None:
         self._device = device
         self.device: str = device.platform
 
-    def put(self, x: Array) -> Any:
-        return jax.device_put(x, self._device)
+    def put(self, x: Array) -> jax.Array:
+        import jax
 
-    def subtract(self, x: Any, y: Any) -> Any:
+        array: jax.Array = jax.device_put(x, self._device)
+        return array
+
+    def subtract(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        import jax.numpy as jnp
+
         return jnp.subtract(x, y)
 
-    def multiply(self, x: Any, scale: float) -> Any:
+    def multiply(self, x: jax.Array, scale: float) -> jax.Array:
+        import jax.numpy as jnp
+        import numpy as np
+
         return jnp.multiply(x, self.put(np.full((1,), scale, np.float32)))
 
-    def get(self, x: Any) -> Array:
+    def get(self, x: jax.Array) -> Array:
+        import jax
+        import numpy as np
+
         return np.asarray(jax.device_get(x))
+
+    def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:
+        from jax.sharding import Mesh
+
+        from jaxconv.models.head import JaxClassifier
+
+        check_dtype(dtype)
+        if dtype == "float16" and self.device == "cpu":
+            raise UsageError("JAX does not run float16 models on the CPU; use bfloat16, float32 or --backend torch.")
+        if mesh is not None and not isinstance(mesh, Mesh):
+            raise UsageError(f"mesh is a {type(mesh).__name__}; expected a jax.sharding.Mesh.")
+        return JaxClassifier(directory, self._device, dtype, mesh)
+
+    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
+        from jaxconv.models.loading import load_decoder
+
+        return load_decoder(checkpoint, config, dtype="float32", device=self._device).hidden_last(token_ids)
+
+    def causal_logits(
+        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+    ) -> NoReturn:
+        raise BackendUnavailable("backend 'jax' has no causal LM heads; use --backend torch, or hidden_states.")
 
 
 def open_backend(device: str) -> JaxBackend:
-    """The backend on JAX's default device, or the first local one of the platform asked for."""
+    """The backend on JAX's default device, or on the first local device of a platform."""
+    import jax
+
     return JaxBackend(jax.local_devices(backend=None if device == "auto" else device)[0])

@@ -1,10 +1,25 @@
-"""NumPy: the reference that the other backends must equal bit for bit."""
+"""NumPy: the reference arithmetic that the other backends must equal bit for bit. It runs no models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
 import numpy as np
 
-from jaxconv.checkpoint import Array
+from jaxconv.backends import DeviceMesh
+from jaxconv.checkpoint import Array, Checkpoint
+from jaxconv.errors import BackendUnavailable
+from jaxconv.json_files import JsonObject
+
+PACKAGES = MODEL_PACKAGES = ("numpy",)
+REASON = "backend 'numpy' computes heads but runs no models; use --backend jax or --backend torch."
+
+
+def unsupported(config: JsonObject) -> str | None:
+    """NumPy runs no model at all."""
+    return REASON
 
 
 class NumpyBackend:
@@ -12,6 +27,7 @@ class NumpyBackend:
 
     name = "numpy"
     device = "cpu"
+    unsupported = staticmethod(unsupported)
 
     def put(self, x: Array) -> Array:
         return x
@@ -25,9 +41,20 @@ class NumpyBackend:
     def get(self, x: Array) -> Array:
         return x
 
+    def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> NoReturn:
+        raise BackendUnavailable(REASON)
+
+    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> NoReturn:
+        raise BackendUnavailable(REASON)
+
+    def causal_logits(
+        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+    ) -> NoReturn:
+        raise BackendUnavailable(REASON)
+
 
 def open_backend(device: str) -> NumpyBackend:
-    """The NumPy backend; it knows only the CPU."""
+    """The NumPy backend. Raises `RuntimeError` for any device but the CPU."""
     if device not in ("auto", "cpu"):
         raise RuntimeError("NumPy computes on the CPU only.")
     return NumpyBackend()

@@ -1,5 +1,121 @@
-"""PyTorch, handed on from `torch_backend`."""
+"""PyTorch on CUDA or CPU, through `torch_backend`. Models are the classes of transformers."""
 
-from torch_backend.head import open_backend
+from __future__ import annotations
 
-__all__ = ["open_backend"]
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxconv.backends import Classifier, DeviceMesh, check_dtype
+from jaxconv.checkpoint import Array, Checkpoint, mapped
+from jaxconv.errors import SourceError, UsageError
+from jaxconv.json_files import JsonObject, read_object
+from jaxconv.models.token_ids import check_token_ids
+from jaxconv.readers import open_checkpoint
+
+if TYPE_CHECKING:
+    from torch_backend.models import TorchClassifier
+
+PACKAGES = ("torch",)
+MODEL_PACKAGES = ("torch", "transformers")
+
+
+def unsupported(config: JsonObject) -> str | None:
+    """Why transformers has no model for a config; None if it has one."""
+    from torch_backend.models import unsupported
+
+    return unsupported(config)
+
+
+class TorchBackend:
+    """One PyTorch device ("cpu" or "cuda")."""
+
+    name = "torch"
+    unsupported = staticmethod(unsupported)
+
+    def __init__(self, device: str) -> None:
+        from torch_backend.arithmetic import TorchArithmetic
+
+        arithmetic = TorchArithmetic(device)
+        self.device = arithmetic.device
+        self.put, self.get = arithmetic.put, arithmetic.get
+        self.subtract, self.multiply = arithmetic.subtract, arithmetic.multiply
+
+    def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:
+        from torch_backend.models import TorchClassifier
+
+        check_dtype(dtype)
+        if mesh is not None:
+            raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
+        config = read_object(directory / "config.json", "the model's configuration")
+        checkpoint = open_checkpoint(directory)
+        readers = _readers(checkpoint)
+        if "score.weight" not in readers:
+            raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
+        bias = readers.pop("score.bias", None)
+        with _errors(directory):
+            model = TorchClassifier(
+                config, readers, readers.pop("score.weight")(), None if bias is None else bias(), self.device, dtype
+            )
+        return _CheckedClassifier(model)
+
+    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
+        from torch_backend.models import hidden_states, load_backbone
+
+        with _errors(checkpoint.path):
+            model = load_backbone(config, _readers(checkpoint), self.device)
+            check_token_ids(token_ids, _embedding_rows(model))
+            return hidden_states(model, token_ids)
+
+    def causal_logits(
+        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+    ) -> Array:
+        from torch_backend.models import causal_logits, load_causal_lm
+
+        with _errors(checkpoint.path):
+            model = load_causal_lm(config, _readers(checkpoint), self.device)
+            check_token_ids([*token_ids, answers], _embedding_rows(model))
+            return causal_logits(model, token_ids, answers)
+
+
+class _CheckedClassifier:
+    """A classifier that refuses token ids without an embedding row before PyTorch sees them."""
+
+    compilations = 0
+    compile_seconds = 0.0
+
+    def __init__(self, model: TorchClassifier) -> None:
+        self.model = model
+        self.vocabulary_size = _embedding_rows(model.backbone)
+
+    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        check_token_ids(token_ids, self.vocabulary_size)
+        return self.model.logits(token_ids)
+
+
+def _embedding_rows(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _readers(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
+    """What torch_backend takes: tensor names and functions that read the tensors."""
+    tensors: Mapping[str, Any] = checkpoint.tensors
+    return {name: partial(mapped, ref) for name, ref in tensors.items()}
+
+
+@contextmanager
+def _errors(where: Path | str) -> Iterator[None]:
+    """Turns what torch_backend raises into a `SourceError` that names the model."""
+    from torch_backend.models import ModelError
+
+    try:
+        yield
+    except ModelError as error:
+        raise SourceError(f"transformers cannot run the model of {where}: {error}") from error
+
+
+def open_backend(device: str) -> TorchBackend:
+    """The backend on a device. Raises `RuntimeError` if PyTorch does not have the device."""
+    return TorchBackend(device)

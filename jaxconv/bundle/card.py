@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
+
 from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
 from jaxconv.plan import Plan
 from jaxconv.prompt import TEMPLATE_NAME
@@ -113,9 +117,15 @@ jaxconv score . --query "what is the capital of France?" --document "Paris is th
 
 
 def card(plan: Plan) -> str:
-    """The model card. A bias in the head is honoured by vLLM and ignored by transformers, which the card says."""
+    """The model card of the output that a plan describes.
+
+    vLLM adds a `score.bias` and transformers ignores it, which the card says.
+
+    Args:
+        plan: The plan of the conversion.
+    """
     source = plan.model.source.hub_id
-    notes = [f"- Note: {warning}\n" for warning in plan.warnings]
+    notes = [f"- Note: {_prose(warning)}\n" for warning in plan.warnings]
     if plan.calibration.bias and plan.model.family.transformers_seq_cls:
         notes.append(
             f"- Note: vLLM and jaxconv add `score.bias` ({plan.calibration.bias:g}); transformers' classes and CrossEncoder "
@@ -126,8 +136,8 @@ def card(plan: Plan) -> str:
     # `jaxconv score` prints one score a pair, so it takes heads of one label only.
     blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
     return CARD.format(
-        base=f"base_model: {source}\n" if source else "",
-        licence=plan.licence,
+        base=_yaml({"base_model": source}) if source else "",
+        licence=_yaml(plan.licence),
         title=(source or plan.model.family.architecture).split("/")[-1],
         requests=RANKING if plan.num_labels == 1 else LABELS,
         serve=serve_command(plan, "."),
@@ -138,7 +148,7 @@ def card(plan: Plan) -> str:
         revision=f" at revision `{plan.model.source.revision}`" if plan.model.source.revision else "",
         cast=_kept(plan),
         method=plan.method,
-        tokens=", ".join(f"`{token.text}` ({token.id})" for token in plan.tokens),
+        tokens=", ".join(f"{code_span(token.text)} ({token.id})" for token in plan.tokens),
         activation=plan.activation,
         scale=plan.calibration.scale,
         bias=plan.calibration.bias,
@@ -147,10 +157,17 @@ def card(plan: Plan) -> str:
 
 
 def serve_command(plan: Plan, folder: str) -> str:
-    """The command that serves an output. vLLM would run a float32 checkpoint in float16, unless it is told not to."""
+    """The command that serves an output.
+
+    vLLM would run a float32 checkpoint in float16 unless it is told not to.
+
+    Args:
+        plan: The plan of the conversion.
+        folder: The output directory; "." in its own card.
+    """
     template = TEMPLATE_NAME if folder == "." else f"{folder}/{TEMPLATE_NAME}"
     dtype = " --dtype float32" if plan.output_dtype == "float32" else ""
-    return f"vllm serve {folder} --runner pooling{dtype} --chat-template {template}"
+    return f"vllm serve {shlex.quote(folder)} --runner pooling{dtype} --chat-template {shlex.quote(template)}"
 
 
 def _score(plan: Plan) -> str:
@@ -165,7 +182,7 @@ def _serving(plan: Plan) -> str:
     """What vLLM makes of the folder's own template and of long prompts."""
     said = ""
     if plan.model.family.transformers_seq_cls:
-        marks = " and ".join(f"`{mark}`" for mark in plan.special_tokens if mark)
+        marks = " and ".join(code_span(mark) for mark in plan.special_tokens if mark)
         said += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
     return said + (LENGTH.format(length=length) if length is not None else "")
@@ -175,3 +192,23 @@ def _kept(plan: Plan) -> str:
     """How the backbone relates to the source: a foreign layout permutes, and some scale."""
     layout = "" if plan.model.layout == "hf" else f" under Hugging Face's names (layout {plan.model.layout})"
     return layout + (f", cast to {plan.dtype}" if plan.dtype else ", bit for bit" if not layout else "")
+
+
+def _yaml(keys: Mapping[str, str]) -> str:
+    """Lines of the card's header."""
+    import yaml
+
+    return str(yaml.safe_dump(dict(keys), allow_unicode=True, sort_keys=False, width=1 << 16)) if keys else ""
+
+
+def code_span(text: str) -> str:
+    """A Markdown code span of any text: control characters escaped, fenced by more backticks than it holds in a row."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    space = " " if shown[:1] == "`" or shown[-1:] == "`" or not shown.strip() else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def _prose(text: str) -> str:
+    """Text as Markdown that renders as it stands and holds no HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")

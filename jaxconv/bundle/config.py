@@ -7,16 +7,15 @@ document), num_labels by `id2label`, `dtype` explicit (else vLLM takes float32 f
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxconv.activation import TORCH_CLASSES
+from jaxconv.json_files import JsonDict
 from jaxconv.plan import ON_THE_FLY, Plan
 
 DROPPED = (*ON_THE_FLY, "auto_map", "num_labels", "problem_type", "head_dtype", "sbert_ce_default_activation_function")
 
 
-def output_config(plan: Plan) -> dict[str, Any]:
-    """The classifier's config."""
+def output_config(plan: Plan) -> JsonDict:
+    """The classifier's config.json, from the source's config and the decisions of `plan`."""
     labels = [f"LABEL_{number}" for number in range(plan.num_labels)]
     if plan.method == "no_post_processing" and plan.num_labels > 1:
         labels = [token.text for token in plan.tokens]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from jaxconv.head import ScoreHead
+from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.plan import Plan
 from jaxconv.version import __version__
 
@@ -16,8 +16,11 @@ PROVENANCE = "jaxconv.json"
 LIBRARIES = ("numpy", "ml_dtypes", "tokenizers", "jinja2")
 
 
-def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
-    """The record of a conversion. Tokens are false first, true second."""
+def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
+    """The record of a conversion: the decisions of `plan`, and the sha256 of the rows that made `head`.
+
+    Tokens are false first, true second.
+    """
     model, transform = plan.model, plan.model.transform
     return {
         "jaxconv": __version__,
@@ -29,6 +32,7 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
         "layout": model.layout,
         "model_type": model.family.model_type,
         "architecture": model.family.target_architecture,
+        **({"family": "by proof"} if model.family.by_proof else {}),
         **_adapter(plan),
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
@@ -43,7 +47,7 @@ def provenance(plan: Plan, head: ScoreHead) -> dict[str, Any]:
     }
 
 
-def with_hashes(record: Mapping[str, Any], sha256: Mapping[str, str]) -> dict[str, Any]:
+def with_hashes(record: JsonObject, sha256: Mapping[str, str]) -> JsonDict:
     """The record with the sha256 of every other file of the output."""
     return {**record, "sha256": dict(sorted(sha256.items()))}
 
@@ -58,12 +62,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _base(plan: Plan) -> dict[str, Any]:
+def _base(plan: Plan) -> JsonDict:
     source = plan.model.source
     return {} if source.base_id is None else {"base": {"id": source.base_id, "revision": source.base_revision}}
 
 
-def _adapter(plan: Plan) -> dict[str, Any]:
+def _adapter(plan: Plan) -> JsonDict:
     adapter = plan.model.adapter
     if adapter is None:
         return {}

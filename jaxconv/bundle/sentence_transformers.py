@@ -10,19 +10,18 @@ are what vLLM 0.33 asks for (transformers_utils/config.py). The source's own fil
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from jaxconv.activation import TORCH_CLASSES
 from jaxconv.chat_templates import displaced_templates, file_of
 from jaxconv.families import text_config
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.plan import Plan
 
 NAME = "jaxconv_score"
 NAMED_TEMPLATE = file_of(NAME)  # where transformers looks for named templates
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 LOGITS = {"method": "forward", "method_output_name": "logits"}
-TRANSFORMER: dict[str, Any] = {
+TRANSFORMER: JsonDict = {
     "transformer_task": "sequence-classification",
     "modality_config": {"text": LOGITS, "message": {**LOGITS, "format": "flat"}},
     "module_output_name": "scores",
@@ -35,10 +34,16 @@ GUARD = {"tools": None}
 
 
 def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
-    """The settings and the named template; none if transformers has no class of the family, which CrossEncoder needs."""
+    """The settings and the named template of a plan.
+
+    There are none if transformers has no class of the family, which CrossEncoder needs.
+
+    Args:
+        plan: The plan of the conversion.
+    """
     if plan.named_template is None:
         return {}
-    settings: dict[str, Any] = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    settings: JsonDict = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
     if plan.activation in TORCH_CLASSES:
         settings["activation_fn"] = TORCH_CLASSES[plan.activation]
     transformer = copy.deepcopy(TRANSFORMER)
@@ -57,7 +62,11 @@ def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
 
 
 def longest_prompt(plan: Plan) -> int | None:
-    """The authors' longest prompt in tokens, never more than the model has positions; None where none is known."""
+    """The longest prompt of the plan's reranker in tokens, as its authors' code has it; None if that is not known.
+
+    It is never longer than the model has positions.
+    """
+    if plan.prompt.max_length is None:
+        return None
     positions = text_config(plan.model.config).get("max_position_embeddings")
-    known = [length for length in (plan.prompt.max_length, positions) if isinstance(length, int)]
-    return min(known) if plan.prompt.max_length is not None else None
+    return min(plan.prompt.max_length, positions) if isinstance(positions, int) else plan.prompt.max_length

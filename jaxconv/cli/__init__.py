@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import pkgutil
 import sys
 
 import typer
 
+from jaxconv.cli._output import discard_stdout, stdout_fails
+from jaxconv.cli._signals import Interrupted, interruptible
 from jaxconv.errors import JaxconvError
-
-INTERRUPTED = 130
 
 
 def build_app() -> typer.Typer:
@@ -42,34 +44,58 @@ def build_app() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    """Runs one command.
+
+    Args:
+        arguments: The command line after the program's name; None for that of the process.
+
+    Returns:
+        0 done, 1 refused or failed, 2 wrong usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
+    """
     try:
-        result = build_app()(args=arguments, standalone_mode=False)
-        if result == INTERRUPTED:  # typer answers Ctrl-C by itself, without a word
-            raise KeyboardInterrupt
+        with interruptible():
+            result = build_app()(args=arguments, standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here an error can still be reported
         return result if isinstance(result, int) else 0
     except JaxconvError as error:
-        print(f"jaxconv: {error}", file=sys.stderr)
+        _say(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        print("jaxconv: interrupted; nothing was published.", file=sys.stderr)
-        return INTERRUPTED
+    except Interrupted as interruption:
+        _say(" ".join([f"interrupted by {interruption}.", *getattr(interruption, "__notes__", ())]))
+        return interruption.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         return 1
     except Exception as error:
         return _usage_or_raise(error)
 
 
+def _say(message: str) -> None:
+    """Prints a message to stderr; where that is closed or full, the exit code has to do."""
+    with contextlib.suppress(OSError):
+        print(f"jaxconv: {message}", file=sys.stderr, flush=True)
+
+
 def _usage_or_raise(error: Exception) -> int:
-    """Click's own errors (wrong flags) are shown as click shows them; anything else is a fault of ours."""
+    """Shows click's own errors (wrong flags) as click does, and a stdout that cannot be written; the rest is a bug."""
     show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show is not None and isinstance(exit_code, int):
         show()
         return exit_code
+    if isinstance(error, OSError) and stdout_fails():
+        discard_stdout()
+        _say(f"the result cannot be written to stdout: {error.strerror or error}.")
+        return 1
     raise error
 
 
 def run() -> None:
-    """The console script."""
+    """The console script. Writes UTF-8 whatever the locale, with escapes for what UTF-8 cannot hold (odd file names)."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # one that was closed: no file of the output may get its number, which C libraries print to
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.exit(main())

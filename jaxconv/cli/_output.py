@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from jaxconv.errors import UsageError
+from jaxconv.json_files import Unchecked
 
 
-def print_json(document: Any) -> None:
+def to_json(document: object) -> str:
+    """The document as indented JSON."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def print_json(document: object) -> None:
     """Writes one JSON document to stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(to_json(document))
+
+
+def print_after_publication(text: str) -> None:
+    """Prints what was done. The output is published: a stdout that cannot be written is a note on stderr, not a failure."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        discard_stdout()
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                reason = error.strerror or error
+                print(f"jaxconv: done; the summary cannot be written to stdout: {reason}.", file=sys.stderr, flush=True)
+
+
+def stdout_fails() -> bool:
+    """Whether stdout cannot be written to. Asked after an error that may have come from it; writes a newline to find out."""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")
+    except (OSError, ValueError, AttributeError):
+        return True
+    return False
+
+
+def discard_stdout() -> None:
+    """Throws away what was printed and could not be written, which Python would try again at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def human_bytes(count: float) -> str:
@@ -25,28 +61,41 @@ def human_bytes(count: float) -> str:
     return f"{count:.2f} TB"
 
 
-def json_list(flag: str, text: str | None) -> list[Any] | None:
+def json_list(flag: str, text: str | None) -> list[Unchecked] | None:
     """The JSON list of a flag, or None. Raises `UsageError` for anything else."""
     if text is None:
         return None
+    example = 'expected a list like \'["no","yes"]\'.'
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UsageError(f'{flag} {text!r} is no JSON ({error}); expected a list like \'["no","yes"]\'.') from None
+        raise UsageError(f"{flag} {text!r} is not JSON ({error}); {example}") from None
     if not isinstance(value, list):
-        raise UsageError(f'{flag} {text!r} is a JSON {type(value).__name__}; expected a list like \'["no","yes"]\'.')
+        raise UsageError(f"{flag} {text!r} is a JSON {type(value).__name__}; {example}")
     return value
 
 
-def progress_line(quiet: bool) -> Callable[[int, int], None] | None:
-    """A progress line on stderr with bytes and rate, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        return None
-    started = time.monotonic()
+@contextlib.contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on stderr with bytes, rate and time left; None unless stderr is a terminal.
 
-    def show(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-3)
-        text = f"\r{done * 100 // max(total, 1):3d}%  {human_bytes(done)} of {human_bytes(total)}  {human_bytes(rate)}/s "
-        print(text, end="\n" if done >= total else "", file=sys.stderr, flush=True)
+    Yields:
+        A function of the bytes done and the bytes in all.
+    """
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    return show
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("", total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield show

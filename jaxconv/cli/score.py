@@ -1,4 +1,4 @@
-"""`jaxconv score`: ranks documents, or scores a JSONL file of pairs, with a converted folder."""
+"""`jaxconv score`: ranks documents, or scores a JSONL file of pairs, with a converted directory."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CHUNK = 256  # pairs read, scored and written at a time
 
 def register(app: typer.Typer) -> None:
     """Adds `score`."""
-    app.command(help="Score and rank documents with a converted folder.")(score)
+    app.command(help="Score and rank documents with a converted directory.")(score)
 
 
 def score(
-    model: Path = typer.Argument(help="Folder that convert wrote."),
-    query: str | None = typer.Option(None, help="Query that the documents are ranked for."),
-    document: list[str] = typer.Option([], help="A document; may be repeated."),
-    pairs: str | None = typer.Option(None, help='JSONL of {"query", "document"}, "-" is stdin; scored lines go to stdout.'),
-    raw: bool = typer.Option(False, "--raw", help="Raw logits, without the activation."),
-    instruction: str | None = typer.Option(None, help="Replaces the template's instruction."),
+    model: Path = typer.Argument(help="Directory that convert wrote."),
+    query: str | None = typer.Option(None, help="Query to rank the documents for."),
+    document: list[str] = typer.Option([], help="A document; repeat the option for more."),
+    pairs: str | None = typer.Option(None, help='JSONL of {"query", "document"}, "-" for stdin; scored lines go to stdout.'),
+    raw: bool = typer.Option(False, "--raw", help="Print raw logits instead of activated scores."),
+    instruction: str | None = typer.Option(None, help="Instruction instead of the template's default."),
     backend: str = typer.Option("auto", help="auto, jax or torch."),
     device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout, sorted by score."),
 ) -> None:
-    """Ranks `--document`s for `--query`, or streams `--pairs` line by line."""
+    """Rank documents for a query, or score a stream of pairs."""
     if (pairs is None) == (query is None):
         raise UsageError("Give either --query with --document, or --pairs FILE.jsonl.")
     if query is not None and not document:
@@ -65,7 +65,7 @@ def score(
 
 
 def use_compilation_cache() -> None:
-    """JAX keeps what it compiles in JAXCONV_COMPILATION_CACHE, by default the user's cache folder."""
+    """Lets JAX keep what it compiles in JAXCONV_COMPILATION_CACHE, by default the user's cache directory."""
     import importlib.util
 
     if importlib.util.find_spec("jax") is None:
@@ -73,8 +73,8 @@ def use_compilation_cache() -> None:
     import jax
 
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = os.environ.get("JAXCONV_COMPILATION_CACHE") or str(root / "jaxconv")
-    jax.config.update("jax_compilation_cache_dir", folder)  # type: ignore[no-untyped-call]
+    directory = os.environ.get("JAXCONV_COMPILATION_CACHE") or str(root / "jaxconv")
+    jax.config.update("jax_compilation_cache_dir", directory)  # type: ignore[no-untyped-call]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
 
 
@@ -90,7 +90,7 @@ def _table(results: list[dict[str, Any]]) -> None:
 
 
 def _count(name: str) -> int | None:
-    """How many pairs a file has, None for a stream. Raises `UsageError` for a line that is wrong, before any work."""
+    """The number of pairs of a file, None for a stream. Raises `UsageError` for a bad line, before anything is scored."""
     path = Path(name)
     if name == STDIN or path.is_fifo() or path.is_char_device():
         return None
@@ -98,7 +98,7 @@ def _count(name: str) -> int | None:
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """CHUNK rows at a time; what came before a line that is wrong still comes."""
+    """CHUNK rows at a time; rows before a bad line are yielded before the error is raised."""
     chunk: list[dict[str, Any]] = []
     try:
         for row in rows:
@@ -117,7 +117,7 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def _scored(
     scorer: Scorer, rows: Iterable[dict[str, Any]], query: str | None, total: int | None, raw: bool, instruction: str | None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows with their score, in order; `query` is that of rows without one. Progress on stderr, on a terminal."""
+    """Rows with their scores, in order; rows without a query get `query`. Shows progress on stderr if it is a terminal."""
     done, started, shown = 0, time.monotonic(), sys.stderr.isatty()
     for chunk in _chunks(rows):
         pairs = [(str(row.get("query", query)), str(row["document"])) for row in chunk]

@@ -1,7 +1,7 @@
-"""One conversion by several processes, most often one a host: who they are, how they agree, how a failure of one ends all.
+"""Runs one conversion across several processes (usually one per host): membership, agreement, failure propagation.
 
-`Alone` is the single process, for which all of this is nothing; `links` joins the processes of `convert --distributed`
-over TCP; `collective` those of a JAX program whose arrays are spread over them.
+`Alone` is the single process, which has nothing to do here. `links` joins the processes of `convert --distributed` over TCP,
+`collective` those of a JAX program whose arrays are spread over them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,34 @@ P = TypeVar("P", bound="Processes")
 
 
 class Processes(Protocol):
-    """The processes of one conversion. Used as a context: whoever leaves it by an error tells the others."""
+    """The processes of one conversion. A context: a process that leaves it by an error tells the others.
 
-    rank: int  # of this process; the first, 0, writes what is not weights and publishes
+    Attributes:
+        rank: The number of this process. Rank 0 writes the files that are not weights, and publishes.
+        size: How many processes there are.
+    """
+
+    rank: int
     size: int
 
     def __enter__(self: P) -> P: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Without an error: returns once the first process has left its block well. Raises `ProcessError` if it did not."""
+        """Without an error: waits until rank 0 has left its block. Raises `ProcessError` if rank 0 failed."""
         ...
 
     def exchange(self, value: Any) -> list[Any]:
-        """The JSON values of all processes by rank, once all have given theirs. Raises `ProcessError` if one failed."""
+        """Waits for all processes and returns their values.
+
+        Args:
+            value: Any JSON value.
+
+        Returns:
+            The values of all processes, by rank.
+
+        Raises:
+            ProcessError: A process failed or died.
+        """
         ...
 
     def check(self) -> None:
@@ -40,16 +55,16 @@ class Processes(Protocol):
         ...
 
     def reading(self, tensors: Sequence[TensorRef]) -> AbstractContextManager[Sequence[TensorRef]]:
-        """The tensors of a file, for the block in which one process reads each once, in order, and the others do not."""
+        """The tensors of one file, for a block in which one process reads each of them once, in order, and no other does."""
         ...
 
     def stop(self, error: BaseException) -> None:
-        """Tells the others that this process failed, and returns once they stopped too or are gone."""
+        """Tells the others that this process failed, and waits until they have stopped too or are gone."""
         ...
 
 
 class Alone:
-    """The only process: agrees with itself."""
+    """The only process."""
 
     rank, size = 0, 1
 
@@ -60,57 +75,85 @@ class Alone:
         return None
 
     def exchange(self, value: Any) -> list[Any]:
-        """The value."""
+        """The value alone."""
         return [value]
 
     def check(self) -> None:
-        """Nobody else can have failed."""
+        """No other process can have failed."""
 
     def reading(self, tensors: Sequence[TensorRef]) -> AbstractContextManager[Sequence[TensorRef]]:
         """The tensors as they are."""
         return nullcontext(tensors)
 
     def stop(self, error: BaseException) -> None:
-        """There is nobody to tell."""
+        """There is no other process to tell."""
 
 
 ALONE = Alone()
 
 
 def join(distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None) -> Processes:
-    """The processes that the flags name; without flags those of the pod or cluster that this process runs in.
+    """Joins the processes of a conversion.
 
-    Raises `UsageError` for flags that do not fit together, `ProcessError` when the others do not come.
+    Args:
+        distributed: Whether there are others; the remaining arguments need it.
+        coordinator: HOST:PORT of process 0. Give all of the last three, or none in a pod or cluster.
+        num_processes: How many processes there are.
+        process_id: Which of them this is, from 0.
+
+    Returns:
+        The processes, all of which have joined.
+
+    Raises:
+        BackendUnavailable: The cluster is to be detected and JAX is not installed.
+        ProcessError: The others do not come.
+        UsageError: The arguments do not fit together.
     """
-    given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
-    named = [flag for flag, value in given.items() if value is not None]
+    values = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+    present = [flag for flag, value in values.items() if value is not None]
     if not distributed:
-        if named:
-            raise UsageError(f"{', '.join(named)} without --distributed; expected both. Add --distributed.")
+        if present:
+            raise UsageError(f"{', '.join(present)} needs --distributed. Add it.")
         return ALONE
-    if named and len(named) < len(given):
-        missing = ", ".join(flag for flag in given if flag not in named)
+    missing = [flag for flag, value in values.items() if value is None]
+    if present and missing:
         raise UsageError(
-            f"--distributed was given {', '.join(named)} and not {missing}; expected all three, or none of them on a TPU pod "
-            "or under Slurm, Open MPI or Kubernetes, where they are found."
+            f"--distributed has {', '.join(present)} but not {', '.join(missing)}. Pass all three, or none of them on a TPU "
+            "pod or under Slurm, Open MPI or Kubernetes, where they are detected."
         )
     from jaxconv.distributed.cluster import find_cluster
     from jaxconv.distributed.links import meet
 
     if coordinator is None or num_processes is None or process_id is None:
         coordinator, num_processes, process_id = find_cluster()
-    host, _, port = coordinator.rpartition(":")
-    if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise UsageError(f"--coordinator {coordinator!r} is no address; expected HOST:PORT of process 0, like 10.0.0.1:8476.")
+    host, port = parse_address(coordinator)
     if num_processes < 1:
         raise UsageError(f"--num-processes {num_processes} is not usable; expected 1 or more.")
     if not 0 <= process_id < num_processes:
         raise UsageError(f"--process-id {process_id} is out of range; expected 0 to {num_processes - 1}, each once.")
-    return meet(host.strip("[]"), int(port), num_processes, process_id)
+    return meet(host, port, num_processes, process_id)
+
+
+def parse_address(coordinator: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT"; brackets around an IPv6 address are removed. Raises `UsageError` for anything else."""
+    host, _, port = coordinator.rpartition(":")
+    if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(
+            f"--coordinator {coordinator!r} is not an address; expected HOST:PORT of process 0, like 10.0.0.1:8476."
+        )
+    return host.strip("[]"), int(port)
 
 
 def agree(processes: Processes, facts: Callable[[], Mapping[str, object]]) -> None:
-    """Makes sure that every process found the same. Raises `ProcessError` naming the first fact that differs, and where."""
+    """Makes sure that all processes see the same.
+
+    Args:
+        processes: The processes of the conversion.
+        facts: Returns what must be equal: name -> value with a stable `repr`. Not called for a single process.
+
+    Raises:
+        ProcessError: A value differs; the message names it and the hosts.
+    """
     if processes.size == 1:
         return
     digests = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in facts().items()}
@@ -119,14 +162,14 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, object]]) -> No
         for name, digest in first["facts"].items():
             if other["facts"][name] != digest:
                 raise ProcessError(
-                    f"process {rank} on {other['host']} has another {name} than process 0 on {first['host']}; expected the "
-                    "same source and the same flags on every host. Nothing was published; start all of them with the same."
+                    f"process {rank} on {other['host']} has another {name} than process 0 on {first['host']}. Nothing was "
+                    "published. Start all processes with the same source and the same flags."
                 )
 
 
 def failure(rank: int, error: BaseException) -> str:
-    """What the other processes are told of an error; what one heard from another is handed on as it is."""
+    """The message to the other processes about an error here. One that came from another process is passed on as it is."""
     if isinstance(error, ProcessError):
         return str(error)
-    said = "it was interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-    return f"process {rank} on {socket.gethostname()} failed: {said}"
+    reason = str(error) or type(error).__name__ if isinstance(error, Exception) else "it was interrupted"
+    return f"process {rank} on {socket.gethostname()} failed: {reason}"

@@ -1,6 +1,6 @@
-"""The processes of a JAX program, for arrays that are spread over them: they agree by collectives, as JAX's own tools do.
+"""The processes of a JAX program whose arrays are spread over them. They agree through collectives, as JAX's own tools do.
 
-All take part in every collective, in the same order; one that has failed goes on doing so up to where the others look.
+All processes take part in every collective, in the same order. One that has failed goes on until the others can notice.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
 
-BLOCK = 1 << 12  # bytes that messages are filled up to, so that few lengths have to be compiled
+BLOCK = 1 << 12  # bytes; messages are padded to multiples of it, so that few lengths have to be compiled
 
 
 class Collective:
-    """`Processes` of `jax.distributed`: all of them have to make the same call."""
+    """`Processes` of `jax.distributed`, all of which make the same call."""
 
     def __init__(self) -> None:
         import jax
 
         self.rank, self.size = jax.process_index(), jax.process_count()
-        self._told = False  # all processes know of a failure
+        self._failed = False  # a failure that all processes know of
 
     def __enter__(self) -> Collective:
         return self
@@ -40,32 +40,35 @@ class Collective:
             self.exchange(None)
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all by rank."""
-        return [said["value"] for said in self._exchange({"value": value})]
+        """The values of all processes, by rank."""
+        return [message["value"] for message in self._exchange({"value": value})]
 
     def check(self) -> None:
-        """Nothing is known before all come together again."""
+        """Does nothing: failures become known at the next exchange."""
 
     @contextlib.contextmanager
     def reading(self, tensors: Sequence[TensorRef]) -> Iterator[Sequence[TensorRef]]:
-        """Reading takes all processes: what the block has left unread, on its own or by an error, is read at its end."""
-        left = deque(tensors)
+        """The tensors; all processes read each of them, since reading is a collective.
+
+        What the block has not read, because of an error or because another process writes the file, is read at its end.
+        """
+        unread = deque(tensors)
 
         def read(ref: TensorRef) -> Array:
-            left.popleft()
+            unread.popleft()
             return ref.read()
 
         try:
             yield [replace(ref, read=partial(read, ref)) for ref in tensors]
         finally:
-            while left:
-                left.popleft().read()
+            while unread:
+                unread.popleft().read()
         self.exchange(None)
 
     def stop(self, error: BaseException) -> None:
-        """Says why, where the others come to next."""
-        if not self._told:
-            self._told = True
+        """Tells the others at their next exchange."""
+        if not self._failed:
+            self._failed = True
             with contextlib.suppress(ProcessError):
                 self._exchange({"failed": failure(self.rank, error)})
 
@@ -76,17 +79,24 @@ class Collective:
         blocks = int(gather(np.int32(-(-raw.size // BLOCK))).max())
         rows = gather(np.pad(raw, (0, blocks * BLOCK - raw.size), constant_values=ord(" ")))
         messages = [json.loads(row.tobytes()) for row in rows]
-        for said in messages:
-            if "failed" in said:
-                self._told = True
-                raise ProcessError(said["failed"])
+        for answer in messages:
+            if "failed" in answer:
+                self._failed = True
+                raise ProcessError(answer["failed"])
         return messages
 
 
 def gather(array: Any) -> Array:
-    """All of an array that is spread over processes; of one that each process has its own, all of them on a new axis.
+    """Gathers an array on every process.
 
-    Raises `ProcessError` when a process is gone.
+    Args:
+        array: A `jax.Array` that is spread over the processes, or an array that each process has a value of.
+
+    Returns:
+        The whole array; or the values of all processes, stacked on a new first axis by rank.
+
+    Raises:
+        ProcessError: A process is gone.
     """
     import jax
     import numpy as np
@@ -96,6 +106,6 @@ def gather(array: Any) -> Array:
         return np.asarray(process_allgather(array, tiled=isinstance(array, jax.Array)))
     except jax.errors.JaxRuntimeError as error:
         raise ProcessError(
-            f"the processes cannot exchange data: {str(error).strip().splitlines()[0]}. Expected all processes alive and in "
-            "the same call. Nothing was published; look at the log of the one that is gone."
+            f"the processes cannot exchange data: {str(error).strip().splitlines()[0]}. Nothing was published. One of "
+            "them died or made another call: look at the logs."
         ) from error

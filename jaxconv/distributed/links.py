@@ -1,7 +1,7 @@
-"""Processes that are each linked to the first by one TCP connection, so that one that dies is seen at once.
+"""Joins processes by one TCP connection from each to rank 0, so that a process that dies is noticed at once.
 
-Not `jax.distributed.initialize()`: its client ends the process (SIGABRT, jaxlib 0.10) when a peer dies or does not come,
-so that nobody would be left to say why and to remove what was staged; and it would tie conversion to one framework.
+`jax.distributed.initialize()` would not do: its client aborts the process (SIGABRT, jaxlib 0.10) when a peer dies or does not
+come, which leaves no process to report it and to remove what was staged; and it would tie conversion to one framework.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
 from jaxconv.version import __version__
 
-JOIN_SECONDS = 120  # in which all processes have to be started
+JOIN_SECONDS = 120  # within which all processes must be started
 STOP_SECONDS = 60  # that a failed process waits for the others to stop
-HELLO_SECONDS = 10  # in which who connects has to say who it is
-MESSAGE_BYTES = 1 << 26
-# A host that is gone without a word (power, network) is noticed after IDLE + INTVL x CNT seconds.
+HELLO_SECONDS = 10  # within which a new connection must identify itself
+MESSAGE_BYTES = 1 << 26  # the longest message
+# A host that disappears (power, network) is noticed after IDLE + INTVL x CNT seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}
 
 
 class Links:
-    """`Processes` over connections: the first process has one to each other, the others one to the first."""
+    """`Processes` over TCP: rank 0 has a connection to each other process, the others have one to rank 0."""
 
     def __init__(self, rank: int, size: int, peers: Mapping[int, Connection], hosts: Mapping[int, str]) -> None:
         self.rank, self.size = rank, size
         self._peers = {connection: peer for peer, connection in peers.items()}
         self._hosts = hosts
         self._arrived: dict[int, Any] = {}
-        self._ended: set[Connection] = set()  # whose failure was heard
+        self._ended: set[Connection] = set()  # whose failure has been received
         self._stopped = False
 
     def __enter__(self) -> Links:
@@ -58,7 +58,7 @@ class Links:
                 connection.close()
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all by rank. A live process is waited for as long as it works; one that died is seen."""
+        """The values of all processes, by rank. Waits as long as a process lives; one that dies is noticed."""
         if self.rank != 0:
             self._tell({"value": value})
             return list(self._await_all()[0])
@@ -67,7 +67,7 @@ class Links:
         return values
 
     def check(self) -> None:
-        """Takes what has arrived."""
+        """Receives what has arrived. Raises `ProcessError` for a failure among it."""
         for connection in wait(list(self._peers), 0):
             self._take(connection)  # type: ignore[arg-type]
 
@@ -76,12 +76,12 @@ class Links:
         return contextlib.nullcontext(tensors)
 
     def stop(self, error: BaseException) -> None:
-        """Says why; the first process then waits for all others to have said so too, and they for the first to close."""
+        """Tells the others. Rank 0 then waits until all others have stopped, and they wait until rank 0 closes."""
         if self._stopped:
             return
         self._stopped = True
         self._tell({"failed": failure(self.rank, error)})
-        # The others wait for the first to close, even if they have heard from it.
+        # The others wait for rank 0 to close even if its failure has reached them.
         running = set(self._peers) - (self._ended if self.rank == 0 else set())
         deadline = time.monotonic() + STOP_SECONDS
         while running and (ready := wait(list(running), max(0.0, deadline - time.monotonic()))):
@@ -108,8 +108,8 @@ class Links:
         message = _receive(connection)
         if message is None:
             raise ProcessError(
-                f"process {peer} on {self._hosts[peer]} is gone before the conversion was done (killed, or its host is "
-                "lost). Nothing was published; look at its log, then start the command again on every host."
+                f"process {peer} on {self._hosts[peer]} died before the conversion was done (killed, or its host was "
+                "lost). Nothing was published. Look at its log, then start the command again on every host."
             )
         if "failed" in message:
             self._ended.add(connection)
@@ -122,9 +122,16 @@ class Links:
 
 
 def meet(host: str, port: int, size: int, rank: int) -> Links:
-    """Joins the processes: the first listens at the address, the others come to it and say who they are.
+    """Joins the processes: rank 0 listens at the address, the others connect to it and identify themselves.
 
-    Raises `ProcessError` when not all come in time, or when they were started differently.
+    Args:
+        host: The host of rank 0.
+        port: The port that rank 0 listens on.
+        size: How many processes there are.
+        rank: Which of them this is.
+
+    Raises:
+        ProcessError: A process does not come in time, or was started differently.
     """
     hello = {"jaxconv": __version__, "size": size, "rank": rank, "host": socket.gethostname()}
     if rank == 0:
@@ -134,11 +141,11 @@ def meet(host: str, port: int, size: int, rank: int) -> Links:
     answer = _receive(connection) if connection.poll(JOIN_SECONDS + HELLO_SECONDS) else None
     if answer is None or "host" not in answer:
         connection.close()
-        said = answer.get("failed") if answer else None
+        reason = answer.get("failed") if answer else None
         raise ProcessError(
-            said
-            or f"{host}:{port} answered, but not as process 0 of this conversion; expected the address that process 0 "
-            "was given. Check --coordinator, and start the command again on every host."
+            reason
+            or f"{host}:{port} answered, but not as process 0 of this conversion. "
+            "Check --coordinator, and start the command again on every host."
         )
     return Links(rank, size, {0: connection}, {0: answer["host"]})
 
@@ -146,41 +153,41 @@ def meet(host: str, port: int, size: int, rank: int) -> Links:
 def _gather(host: str, port: int, size: int, hello: Mapping[str, Any]) -> Links:
     peers: dict[int, Connection] = {}
     hosts: dict[int, str] = {}
-    deadline, wrong = time.monotonic() + JOIN_SECONDS, None
+    deadline, problem = time.monotonic() + JOIN_SECONDS, None
     with _listen(host, port) as listener:
-        while wrong is None and len(peers) < size - 1:
+        while problem is None and len(peers) < size - 1:
             listener.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection = _wrap(listener.accept()[0])
             except TimeoutError:
                 missing = ", ".join(str(rank) for rank in range(1, size) if rank not in peers)
-                wrong = (
-                    f"{len(peers) + 1} of {size} processes came to {host}:{port} in {JOIN_SECONDS} seconds, not process "
-                    f"{missing}. Start the same command on every host, each with a --process-id of its own."
+                problem = (
+                    f"{len(peers) + 1} of {size} processes connected to {host}:{port} within {JOIN_SECONDS} seconds; "
+                    f"missing: {missing}. Start the same command on every host, each with its own --process-id."
                 )
                 break
             other = _receive(connection)
-            if other is None or "jaxconv" not in other:  # no process of ours
+            if other is None or "jaxconv" not in other:  # not a jaxconv process
                 connection.close()
-            elif (wrong := _wrong(other, hello, peers)) is None:
+            elif (problem := _mismatch(other, hello, peers)) is None:
                 peers[other["rank"]], hosts[other["rank"]] = connection, other["host"]
             else:
-                _send(connection, {"failed": wrong})
+                _send(connection, {"failed": problem})
     for connection in peers.values():
-        _send(connection, hello if wrong is None else {"failed": wrong})
-    if wrong is not None:
-        raise ProcessError(wrong)
+        _send(connection, hello if problem is None else {"failed": problem})
+    if problem is not None:
+        raise ProcessError(problem)
     return Links(0, size, peers, hosts)
 
 
-def _wrong(other: Mapping[str, Any], own: Mapping[str, Any], peers: Mapping[int, Connection]) -> str | None:
-    """Why a process cannot belong to these, or None."""
-    who = f"process {other.get('rank')} on {other.get('host')}"
-    for name, what in (("jaxconv", "runs jaxconv"), ("size", "was given --num-processes")):
-        if other.get(name) != own[name]:
-            return f"{who} {what} {other.get(name)}, process 0 on {own['host']} {own[name]}; expected the same on every host."
+def _mismatch(other: Mapping[str, Any], first: Mapping[str, Any], peers: Mapping[int, Connection]) -> str | None:
+    """Why a process does not belong to this conversion; None if it does."""
+    name = f"process {other.get('rank')} on {other.get('host')}"
+    for key, verb in (("jaxconv", "runs jaxconv"), ("size", "has --num-processes")):
+        if other.get(key) != first[key]:
+            return f"{name} {verb} {other.get(key)}, process 0 on {first['host']} {first[key]}. Use the same on every host."
     if other.get("rank") in (0, *peers):
-        return f"{who} came a second time; expected each --process-id once, 0 to {own['size'] - 1}."
+        return f"{name} connected twice. Use each --process-id once, 0 to {first['size'] - 1}."
     return None
 
 
@@ -190,15 +197,14 @@ def _listen(host: str, port: int) -> socket.socket:
         try:
             return socket.create_server(address[:2], family=family, backlog=1024)
         except OSError as error:
-            if error.errno not in (errno.EADDRNOTAVAIL,):
+            if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            return socket.create_server(
-                ("", port), family=family, backlog=1024
-            )  # a name for us that is not ours, as behind NAT
+            # The address is not one of this host, as behind NAT: listen on all of them.
+            return socket.create_server(("", port), family=family, backlog=1024)
     except OSError as error:
         raise ProcessError(
-            f"process 0 cannot listen at {host}:{port}: {error.strerror or error}. Expected an address of its own host and a "
-            "free port; name another in --coordinator, the same on every host."
+            f"process 0 cannot listen at {host}:{port}: {error.strerror or error}. Name an address of its host and a free "
+            "port in --coordinator, the same on every host."
         ) from error
 
 
@@ -210,16 +216,16 @@ def _connect(host: str, port: int) -> Connection:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise ProcessError(
-                    f"process 0 did not answer at {host}:{port} in {JOIN_SECONDS} seconds: {error.strerror or error}. Start "
-                    "the same command on the host that --coordinator names, with --process-id 0."
+                    f"process 0 did not answer at {host}:{port} within {JOIN_SECONDS} seconds: {error.strerror or error}. "
+                    "Start the same command on the host that --coordinator names, with --process-id 0."
                 ) from error
             time.sleep(0.2)
 
 
 def _wrap(connected: socket.socket) -> Connection:
-    """The socket as a connection with message borders, closed by the system when its other end is lost."""
+    """The socket as a connection with message boundaries, closed by the system when the other end is lost."""
     connected.settimeout(None)
-    # A message that has begun to arrive is here soon, or never.
+    # The rest of a message that has begun to arrive comes soon, or never.
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HELLO_SECONDS, 0))
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, seconds in KEEPALIVE.items():
@@ -229,12 +235,12 @@ def _wrap(connected: socket.socket) -> Connection:
 
 
 def _send(connection: Connection, message: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # whoever is gone is found out when it is listened to
+    with contextlib.suppress(OSError):  # a process that is gone is noticed when receiving
         connection.send_bytes(json.dumps(message).encode())
 
 
 def _receive(connection: Connection) -> dict[str, Any] | None:
-    """The next message; None when the other end is closed, or is no process of ours."""
+    """The next message; None if the other end is closed, or is not a jaxconv process."""
     try:
         message = json.loads(connection.recv_bytes(MESSAGE_BYTES))
     except (EOFError, OSError, ValueError):

@@ -1,15 +1,20 @@
 """Stage 3: what a model family calls its tensors, and what it does between final hidden state and logits.
 
-A family is a row of `table.py`; nothing else has to change for a new one.
+A family answers the questions of `Family`. Most are a row of `table.py`; those that have none take their answers from
+transformers, and their conversions have to be proven (`by_proof.py`).
 """
 
 from __future__ import annotations
 
-from jaxconv.families.family import Family, LogitTransform, family_for, text_config
+from jaxconv.families.by_proof import PROOF, check_proof_can_run
+from jaxconv.families.family import Family, HeadNames, LogitTransform, text_config
+from jaxconv.families.parameter import Parameter
+from jaxconv.families.recognition import family_for
 from jaxconv.families.table import FAMILIES
-from jaxconv.families.tensors import HEAD, LmHead, check_backbone, find_lm_head, tie_word_embeddings
+from jaxconv.families.table_family import num_experts, with_defaults
+from jaxconv.families.tensors import LmHead, check_backbone, find_lm_head, tie_word_embeddings
 
 __all__ = [
-    "FAMILIES", "HEAD", "Family", "LmHead", "LogitTransform", "check_backbone", "family_for", "find_lm_head", "text_config",
-    "tie_word_embeddings",
+    "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "check_backbone",
+    "check_proof_can_run", "family_for", "find_lm_head", "num_experts", "text_config", "tie_word_embeddings", "with_defaults",
 ]  # fmt: skip

@@ -11,23 +11,21 @@ Proven against transformers' own models in tests/families.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-Shapes = Mapping[str, str]
-_EMPTY: Shapes = {}
+from jaxconv.families.row import Row, Shapes, When
 
 
 def _layer(**shapes: str) -> Shapes:
-    """Names of one layer: `a__b="D"` is `model.layers.{i}.a.b.weight`, and `a__b_bias` its bias."""
+    """Names of one layer: `a__b="D"` is `layers.{i}.a.b.weight`, and `a__b_bias` its bias."""
     return {
-        f"model.layers.{{i}}.{name.removesuffix('_bias').replace('__', '.')}."
+        f"layers.{{i}}.{name.removesuffix('_bias').replace('__', '.')}."
         f"{'bias' if name.endswith('_bias') else 'weight'}": shape
         for name, shape in shapes.items()
     }
 
 
-EMBED = {"model.embed_tokens.weight": "V D", "model.norm.weight": "D"}
+EMBED = {"embed_tokens.weight": "V D", "norm.weight": "D"}
 IN_NORM = _layer(input_layernorm="D")
 TWO_NORMS = {**IN_NORM, **_layer(post_attention_layernorm="D")}
 POST_NORMS = _layer(post_attention_layernorm="D", post_feedforward_layernorm="D")
@@ -57,7 +55,7 @@ SHARED_EXPERT = _layer(
     mlp__shared_expert_gate="1 D",
 )
 PHI = {
-    "model.embed_tokens.weight": "V D", "model.final_layernorm.weight": "D", "model.final_layernorm.bias": "D",
+    "embed_tokens.weight": "V D", "final_layernorm.weight": "D", "final_layernorm.bias": "D",
     **IN_NORM, **_layer(input_layernorm_bias="D"), **QKV, **QKV_BIAS,
     **_layer(self_attn__dense="D Q", self_attn__dense_bias="D"),
     **_layer(mlp__fc1="F D", mlp__fc1_bias="F", mlp__fc2="D F", mlp__fc2_bias="D"),
@@ -67,54 +65,22 @@ PHI_QK_NORM = _layer(
     self_attn__k_layernorm="H", self_attn__k_layernorm_bias="H",
 )  # fmt: skip
 STARCODER2 = {
-    **EMBED, "model.norm.bias": "D", **TWO_NORMS,
+    **EMBED, "norm.bias": "D", **TWO_NORMS,
     **_layer(input_layernorm_bias="D", post_attention_layernorm_bias="D"),
     **ATTENTION, **_layer(mlp__c_fc="F D", mlp__c_proj="D F"),
 }  # fmt: skip
 STARCODER2_BIAS = {**ATTENTION_BIAS, **_layer(mlp__c_fc_bias="F", mlp__c_proj_bias="D")}
 # Qwen3.5: the gate of full attention lies in q_proj.
 LINEAR_ATTENTION = {
-    "model.layers.{i}.linear_attn.A_log": "LH", "model.layers.{i}.linear_attn.dt_bias": "LH",
+    "layers.{i}.linear_attn.A_log": "LH", "layers.{i}.linear_attn.dt_bias": "LH",
     **_layer(linear_attn__conv1d="LC 1 LW", linear_attn__in_proj_qkv="LC D", linear_attn__in_proj_z="LV D"),
     **_layer(linear_attn__in_proj_a="LH D", linear_attn__in_proj_b="LH D", linear_attn__norm="LD"),
     **_layer(linear_attn__out_proj="D LV"),
 }  # fmt: skip
 GATED_ATTENTION = {**ATTENTION, **QK_NORM, **_layer(self_attn__q_proj="2Q D")}
-STABLELM = {**EMBED, "model.norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
+STABLELM = {**EMBED, "norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
 STABLELM_QK_NORM = _layer(**{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"})
 STABLELM_SERIAL = _layer(post_attention_layernorm="D", post_attention_layernorm_bias="D")
-
-
-@dataclass(frozen=True, slots=True)
-class When:
-    """Tensors that are there when a config key (or its default) is true, or false with `value=False`."""
-
-    key: str
-    default: bool
-    tensors: Shapes
-    value: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One family. `sparse` and `dense` are the feed-forward tensors of layers with and without experts."""
-
-    architecture: str
-    tensors: Shapes
-    when: tuple[When, ...] = ()
-    sparse: Shapes = field(default_factory=dict)
-    dense: Shapes = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes an absent key for
-    by_layer_type: Mapping[str, Shapes] = field(default_factory=dict)  # tensors by entry of `layer_types`
-    target: str | None = None  # architecture of the output, where the suffix rule does not give it
-    tied: bool = False  # what an absent tie_word_embeddings means
-    multiply: str | None = None  # config key that logits are multiplied by
-    divide: str | None = None  # config key that logits are divided by
-    softcap: str | None = None  # config key of the tanh cap on logits
-    draft: str | None = None  # what names of a draft head begin with; no classifier has it
-    head_bias: bool = False  # whether there is lm_head.bias
-    transformers_seq_cls: bool = True  # whether transformers has a ForSequenceClassification class
-
 
 _BASE = {**EMBED, **TWO_NORMS, **ATTENTION}
 _PLAIN = {**_BASE, **MLP}
@@ -122,43 +88,77 @@ _COHERE = {**EMBED, **IN_NORM, **ATTENTION, **MLP}
 _BIAS = (When("attention_bias", False, ATTENTION_BIAS),)
 _BIASES = (*_BIAS, When("mlp_bias", False, MLP_BIAS))
 _SOFTCAP = "final_logit_softcapping"
-_KV, _HD, _E = "num_key_value_heads", "head_dim", "num_experts"
+_KV, _HD, _E, _TOP = "num_key_value_heads", "head_dim", "num_experts", "num_experts_per_tok"
+_EPS, _THETA, _WINDOW = "rms_norm_eps", "rope_theta", "sliding_window"
+
+
+def _decoder(positions: int, **defaults: Any) -> Mapping[str, Any]:
+    """The defaults of a family that `jaxconv.models` runs: what decides its arithmetic, beside the sizes."""
+    return {"max_position_embeddings": positions, _EPS: 1e-6, _THETA: 1e4, "hidden_act": "silu", **defaults}
+
+
+def _gemma(positions: int, **defaults: Any) -> Mapping[str, Any]:
+    return _decoder(positions, **{_HD: 256, "hidden_activation": "gelu_pytorch_tanh", **defaults})
+
+
+_QWEN_WINDOW = {_WINDOW: 4096, "max_window_layers": 28}
 
 FAMILIES: Mapping[str, Row] = {
-    "llama": Row("LlamaForCausalLM", _PLAIN, _BIASES),
-    "mistral": Row("MistralForCausalLM", _PLAIN, defaults={_KV: 8}),
-    "mixtral": Row("MixtralForCausalLM", {**_BASE, **MIXTRAL_MOE}, defaults={_KV: 8, _E: 8}),
-    "qwen2": Row("Qwen2ForCausalLM", {**_PLAIN, **QKV_BIAS}, defaults={_KV: 32}),
+    "llama": Row("LlamaForCausalLM", _PLAIN, _BIASES, defaults=_decoder(2048)),
+    "mistral": Row("MistralForCausalLM", _PLAIN, defaults=_decoder(131072, **{_KV: 8, _WINDOW: 4096})),
+    "mixtral": Row(
+        "MixtralForCausalLM", {**_BASE, **MIXTRAL_MOE},
+        defaults=_decoder(131072, **{_KV: 8, _E: 8, _TOP: 2, _EPS: 1e-5, _THETA: 1e6, _WINDOW: None}),
+    ),
+    "qwen2": Row("Qwen2ForCausalLM", {**_PLAIN, **QKV_BIAS}, defaults=_decoder(32768, **{_KV: 32, **_QWEN_WINDOW})),
     "qwen2_moe": Row(
         "Qwen2MoeForCausalLM", _BASE, (When("qkv_bias", True, QKV_BIAS),), {**QWEN_MOE, **SHARED_EXPERT}, MLP,
-        {_KV: 16, _E: 60},
+        {_KV: 16, _E: 60, "decoder_sparse_step": 1},
     ),
-    "qwen3": Row("Qwen3ForCausalLM", {**_PLAIN, **QK_NORM}, _BIAS, defaults={_KV: 32, _HD: 128}),
+    "qwen3": Row(
+        "Qwen3ForCausalLM", {**_PLAIN, **QK_NORM}, _BIAS, defaults=_decoder(32768, **{_KV: 32, _HD: 128, **_QWEN_WINDOW})
+    ),
     "qwen3_moe": Row(
-        "Qwen3MoeForCausalLM", {**_BASE, **QK_NORM}, _BIAS, QWEN_MOE, MLP, {_KV: 4, _E: 128}
+        "Qwen3MoeForCausalLM", {**_BASE, **QK_NORM}, _BIAS, QWEN_MOE, MLP,
+        _decoder(
+            32768,
+            **{_KV: 4, _E: 128, _TOP: 8, "norm_topk_prob": False, "decoder_sparse_step": 1, _WINDOW: 4096},
+        ),
     ),
     "qwen3_5_text": Row(
         "Qwen3_5ForCausalLM", {**EMBED, **TWO_NORMS, **MLP},
         by_layer_type={"linear_attention": LINEAR_ATTENTION, "full_attention": GATED_ATTENTION},
         defaults={
             _KV: 4, _HD: 256, "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32,
-            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "full_attention_interval": 4,
         },
         draft="mtp.",
     ),
-    "gemma": Row("GemmaForCausalLM", _PLAIN, _BIAS, defaults={_KV: 16, _HD: 256}, tied=True),
+    "gemma": Row("GemmaForCausalLM", _PLAIN, _BIAS, defaults=_gemma(8192, **{_KV: 16}), tied=True),
     "gemma2": Row(
         "Gemma2ForCausalLM", {**EMBED, **FOUR_NORMS, **ATTENTION, **MLP}, _BIAS,
-        defaults={_KV: 4, _HD: 256, _SOFTCAP: 30.0}, tied=True, softcap=_SOFTCAP,
+        defaults=_gemma(
+            8192,
+            **{_KV: 4, _WINDOW: 4096, _SOFTCAP: 30.0, "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0},
+        ),
+        tied=True, softcap=_SOFTCAP,
     ),
-    # vLLM cannot load Gemma3TextForSequenceClassification (names without "model."); transformers goes by model_type.
+    # vLLM cannot load Gemma3TextForSequenceClassification (names without ""); transformers goes by model_type.
     "gemma3_text": Row(
         "Gemma3ForCausalLM", {**EMBED, **FOUR_NORMS, **ATTENTION, **QK_NORM, **MLP}, _BIAS,
-        defaults={_KV: 4, _HD: 256}, target="Gemma3ForSequenceClassification", tied=True, softcap=_SOFTCAP,
+        defaults=_gemma(
+            131072,
+            **{
+                _KV: 4, _WINDOW: 4096, "sliding_window_pattern": 6, _THETA: 1e6, "rope_local_base_freq": 1e4,
+                "query_pre_attn_scalar": 256, "attn_logit_softcapping": None,
+            },
+        ),
+        target="Gemma3ForSequenceClassification", tied=True, softcap=_SOFTCAP,
     ),
     "phi3": Row(
         "Phi3ForCausalLM",
         {**EMBED, **TWO_NORMS, **_layer(self_attn__qkv_proj="Q+2K D", self_attn__o_proj="D Q"), **FUSED_MLP},
+        defaults=_decoder(4096, **{_EPS: 1e-5, _WINDOW: None, "original_max_position_embeddings": 4096}),
     ),
     "phi": Row("PhiForCausalLM", PHI, (When("qk_layernorm", False, PHI_QK_NORM),), head_bias=True),
     "granite": Row(
@@ -191,24 +191,6 @@ FAMILIES: Mapping[str, Row] = {
             When("qk_layernorm", False, STABLELM_QK_NORM),
             When("use_parallel_residual", False, STABLELM_SERIAL, value=False),
         ),
+        defaults={_KV: 32},
     ),
 }  # fmt: skip
-
-# Keys that change logits in some family or loader, and the values that change nothing.
-LOGIT_KEYS: Mapping[str, tuple[Any, ...]] = {
-    "logit_scale": (None, 1),
-    "logits_scaling": (None, 1),
-    "lm_head_multiplier": (None, 1),
-    "final_logit_softcapping": (None,),
-    "logits_soft_cap": (None,),
-}
-
-# Known not to be one linear head over a decoder: architecture or model type -> why.
-REFUSED: Mapping[str, str] = {
-    "JinaForRanking": "it compares embeddings of many documents in one prompt; vLLM serves it natively",
-    "LayerWiseMiniCPMForCausalLM": "it has one head for each layer",
-    "CostWiseGemmaForCausalLM": "it compresses tokens between layers and has a head for each layer",
-    "cost_wise_gemma": "it compresses tokens between layers and has a head for each layer",
-    "minicpm": "hidden states are scaled before the head, and loaders differ on where",
-    "minicpm3": "hidden states are scaled before the head, and loaders differ on where",
-}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxconv.errors import SourceError, UsageError
+from jaxconv.families import num_experts, text_config, with_defaults
+from jaxconv.json_files import JsonObject
 
 SUPPORTED = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "qwen3_moe", "mixtral",
@@ -15,9 +16,6 @@ GEMMAS = ("gemma", "gemma2", "gemma3_text")
 WINDOWED_BY_FLAG = ("qwen2", "qwen3", "qwen3_moe")  # a sliding_window without use_sliding_window has no effect
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
-DEFAULT_THETA: Mapping[str, float] = {"mixtral": 1e6}
-DEFAULT_EPS: Mapping[str, float] = {"phi3": 1e-5, "mixtral": 1e-5}
-DEFAULT_HEAD_DIM: Mapping[str, int] = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
 NO_WINDOW = 2**30
 
 
@@ -70,22 +68,21 @@ class DecoderConfig:
     softcap: float | None = None
 
 
-def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
+def decoder_config(config: JsonObject) -> DecoderConfig:
     """Reads a config.json, in the spelling of transformers 4 or 5.
 
     Raises `UsageError` for a family or option that this decoder does not run (the torch backend may), and
     `SourceError` when a number that it needs is absent.
     """
+    config = with_defaults(text_config(config))
     kind = str(config.get("model_type"))
-    if isinstance(config.get("text_config"), Mapping):
-        return decoder_config(config["text_config"])
     if kind not in SUPPORTED:
         raise _unsupported(f"model_type {kind!r}", ", ".join(SUPPORTED))
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         raise _unsupported("bidirectional attention", "causal attention")
     layers, heads = _integer(config, "num_hidden_layers"), _integer(config, "num_attention_heads")
     hidden = _integer(config, "hidden_size")
-    head_dim = config.get("head_dim") or DEFAULT_HEAD_DIM.get(kind) or hidden // heads
+    head_dim = config.get("head_dim") or hidden // heads
     layer_types = _layer_types(kind, config, layers)
     ropes, rope_of_layer = _ropes(kind, config, head_dim, layer_types)
     moe = _moe(kind, config)
@@ -98,9 +95,9 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
         num_heads=heads,
         num_kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=head_dim,
-        eps=config.get("rms_norm_eps", DEFAULT_EPS.get(kind, 1e-6)),
+        eps=config["rms_norm_eps"],
         activation=_activation(kind, config),
-        scale=(config.get("query_pre_attn_scalar", 256) if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
+        scale=(config["query_pre_attn_scalar"] if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
         windows=tuple(_window(config, layer) for layer in layer_types),
         rope_of_layer=rope_of_layer,
         ropes=ropes,
@@ -113,101 +110,92 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
         gemma=kind in GEMMAS,
         four_norms=kind in ("gemma2", "gemma3_text"),
         fused=kind == "phi3",
-        softcap=config.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None)
-        if kind in ("gemma2", "gemma3_text")
-        else None,
+        softcap=config["attn_logit_softcapping"] if kind in ("gemma2", "gemma3_text") else None,
     )
 
 
-def _unsupported(found: str, expected: str) -> UsageError:
-    return UsageError(f"The JAX model does not run {found}; expected {expected}. Use --backend torch.")
+def _unsupported(option: str, expected: str) -> UsageError:
+    return UsageError(f"The JAX model does not run {option}; expected {expected}. Use --backend torch.")
 
 
-def _integer(config: Mapping[str, Any], key: str) -> int:
+def _integer(config: JsonObject, key: str) -> int:
     value = config.get(key)
     if type(value) is not int or value < 1:
         raise SourceError(f"config.json has {key} = {value!r}; expected a positive whole number.")
     return value
 
 
-def _activation(kind: str, config: Mapping[str, Any]) -> str:
+def _activation(kind: str, config: JsonObject) -> str:
     if kind in GEMMAS:  # the first Gemma's "hidden_act": "gelu" was a mistake that loaders correct
-        name = config.get("hidden_activation") or "gelu_pytorch_tanh"
+        name = config["hidden_activation"] or "gelu_pytorch_tanh"
     else:
-        name = config.get("hidden_act") or "silu"
+        name = config["hidden_act"] or "silu"
     if name not in ACTIVATIONS:
         raise _unsupported(f"the activation {name!r}", ", ".join(ACTIVATIONS))
     return str(name)
 
 
-def _layer_types(kind: str, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+def _layer_types(kind: str, config: JsonObject, layers: int) -> tuple[str, ...]:
     """ "sliding_attention" or "full_attention" for each layer."""
-    given = config.get("layer_types")
+    layer_types = config.get("layer_types")
     sliding, full = "sliding_attention", "full_attention"
     if kind in WINDOWED_BY_FLAG and not config.get("use_sliding_window"):
         return (full,) * layers
-    if given is not None and kind not in ("qwen3_moe", "llama", "gemma", "mixtral", "phi3"):
-        if len(given) != layers or not set(given) <= {sliding, full}:
-            raise _unsupported(f"layer_types {sorted(set(given))} for {layers} layers", f"{sliding}, {full}")
-        return tuple(given)
+    if layer_types is not None and kind not in ("qwen3_moe", "llama", "gemma", "mixtral", "phi3"):
+        if len(layer_types) != layers or not set(layer_types) <= {sliding, full}:
+            raise _unsupported(f"layer_types {sorted(set(layer_types))} for {layers} layers", f"{sliding}, {full}")
+        return tuple(layer_types)
     if kind in ("qwen2", "qwen3"):
-        first = config.get("max_window_layers", 28)
+        first = config["max_window_layers"]
         return tuple(sliding if i >= first else full for i in range(layers))
     if kind in ("gemma2", "gemma3_text"):
-        every = 2 if kind == "gemma2" else config.get("sliding_window_pattern", 6)
+        every = 2 if kind == "gemma2" else config["sliding_window_pattern"]
         return tuple(sliding if (i + 1) % every else full for i in range(layers))
     return (sliding if kind in ("mistral", "mixtral", "phi3", "qwen3_moe") else full,) * layers
 
 
-def _window(config: Mapping[str, Any], layer_type: str) -> int:
-    default = 4096 if config.get("model_type") not in ("mixtral", "phi3") else None
-    window = config.get("sliding_window", default) if layer_type == "sliding_attention" else None
+def _window(config: JsonObject, layer_type: str) -> int:
+    window = config["sliding_window"] if layer_type == "sliding_attention" else None
     return NO_WINDOW if window is None else int(window)
 
 
-def _moe(kind: str, config: Mapping[str, Any]) -> Moe | None:
-    if kind == "mixtral":
-        experts = config.get("num_local_experts", config.get("num_experts", 8))
-        return Moe(experts, config.get("num_experts_per_tok", 2), True)
-    if kind == "qwen3_moe":
-        experts = config.get("num_experts", config.get("num_local_experts", 128))
-        return Moe(experts, config.get("num_experts_per_tok", 8), bool(config.get("norm_topk_prob", False)))
-    return None
+def _moe(kind: str, config: JsonObject) -> Moe | None:
+    if kind not in ("mixtral", "qwen3_moe"):
+        return None
+    return Moe(num_experts(config), config["num_experts_per_tok"], kind == "mixtral" or bool(config["norm_topk_prob"]))
 
 
-def _moe_layers(kind: str, config: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
+def _moe_layers(kind: str, config: JsonObject, layers: int) -> tuple[bool, ...]:
     if kind == "qwen3_moe":
-        dense, step = config.get("mlp_only_layers") or (), config.get("decoder_sparse_step", 1)
+        dense, step = config.get("mlp_only_layers") or (), config["decoder_sparse_step"]
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
     return (kind == "mixtral",) * layers
 
 
 def _ropes(
-    kind: str, config: Mapping[str, Any], head_dim: int, layer_types: tuple[str, ...]
+    kind: str, config: JsonObject, head_dim: int, layer_types: tuple[str, ...]
 ) -> tuple[tuple[Rope, ...], tuple[int, ...]]:
     """The different ropes, and which one each layer uses."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if kind != "gemma3_text":
-        return (_rope(kind, config, parameters, head_dim, None),), (0,) * len(layer_types)
+        return (_rope(config, parameters, head_dim, config["rope_theta"]),), (0,) * len(layer_types)
     nested = "full_attention" in parameters or "sliding_attention" in parameters
     full = (parameters.get("full_attention") or {}) if nested else parameters
     local = (parameters.get("sliding_attention") or {}) if nested else {}
     ropes = (
-        _rope(kind, config, full, head_dim, config.get("rope_theta", 1e6)),
-        _rope(kind, config, local, head_dim, config.get("rope_local_base_freq", 1e4)),
+        _rope(config, full, head_dim, config["rope_theta"]),
+        _rope(config, local, head_dim, config["rope_local_base_freq"]),
     )
     return ropes, tuple(int(layer == "sliding_attention") for layer in layer_types)
 
 
-def _rope(kind: str, config: Mapping[str, Any], parameters: Mapping[str, Any], head_dim: int, theta: float | None) -> Rope:
+def _rope(config: JsonObject, parameters: JsonObject, head_dim: int, theta: float) -> Rope:
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
     rope_type = "longrope" if rope_type == "su" else rope_type
     if rope_type not in ROPE_TYPES:
         raise _unsupported(f"rope type {rope_type!r}", ", ".join(ROPE_TYPES))
-    if theta is None:
-        theta = config.get("rope_theta", DEFAULT_THETA.get(kind, 1e4))
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    max_positions = config.get("max_position_embeddings", 4096)
+    max_positions = config["max_position_embeddings"]
     options = {key: value for key, value in parameters.items() if value is not None}
     original = config.get("original_max_position_embeddings") or options.get("original_max_position_embeddings")
     options["original_max_position_embeddings"] = original or max_positions

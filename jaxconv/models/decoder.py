@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,11 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from jaxconv.models.batching import batches
+from jaxconv.checkpoint import Array
+from jaxconv.models.batching import Batcher
 from jaxconv.models.config import DecoderConfig
 from jaxconv.models.rope import cos_sin, rotate
+from jaxconv.models.token_ids import check_token_ids
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -121,7 +123,12 @@ class Decoder(nnx.Module):
     """A causal decoder up to its final norm. Build it with `jaxconv.models.loading.load_decoder`."""
 
     def __init__(
-        self, config: DecoderConfig, embedding_VD: jax.Array, norm_D: jax.Array, runs: list[Layer], mesh: Any = None
+        self,
+        config: DecoderConfig,
+        embedding_VD: jax.Array,
+        norm_D: jax.Array,
+        runs: list[Layer],
+        mesh: jax.sharding.Mesh | None = None,
     ) -> None:
         self.config = config
         self.embedding = nnx.Param(embedding_VD)
@@ -169,25 +176,41 @@ class Decoder(nnx.Module):
         last_B = jnp.max(jnp.where(mask_BT.astype(bool), steps, 0), axis=1)
         return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
 
-    def hidden_last(self, token_ids: list[list[int]]) -> NDArray[np.float32]:
-        """Final hidden states [B, D] float32 at the last token of each sequence, in the order given.
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of embedding rows; a padded vocabulary has more than config.json says."""
+        return int(self.embedding[...].shape[0])
+
+    def hidden_last(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Final hidden states at the last token of each sequence.
 
         Sequences of different lengths are bucketed, padded on the right and compiled once per shape.
+
+        Args:
+            token_ids: The token ids of each sequence, without padding.
+
+        Returns:
+            float32 [len(token_ids), hidden_size], in the order of the sequences.
+
+        Raises:
+            UsageError: A sequence is empty, or a token id has no embedding row.
         """
+        check_token_ids(token_ids, self.vocabulary_size)
         graph, state = nnx.split(self)
         result = np.zeros((len(token_ids), self.config.hidden_size), np.float32)
-        for batch in batches(token_ids):
+        for batch in Batcher().batches(token_ids):
             hidden = last_hidden(graph, state, self.place(batch.ids), self.place(batch.mask))
             result[list(batch.rows)] = np.asarray(hidden)[: len(batch.rows)]
         return result
 
-    def place(self, array: NDArray[Any]) -> jax.Array:
-        """A host array on the devices that hold the weights, whole on each."""
+    def place(self, array: Array) -> jax.Array:
+        """Copies a host array to the devices that hold the weights, whole on each."""
+        sharding: jax.sharding.Sharding | jax.Device
         if self.mesh is not None:
-            place: Any = NamedSharding(self.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+            sharding = NamedSharding(self.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
         else:
-            place = next(iter(self.norm[...].devices()))
-        placed: jax.Array = jax.device_put(array, place)
+            sharding = next(iter(self.norm[...].devices()))
+        placed: jax.Array = jax.device_put(array, sharding)
         return placed
 
 

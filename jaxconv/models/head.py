@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.errors import BackendUnavailable, SourceError
+from jaxconv.errors import SourceError
 from jaxconv.json_files import read_object
-from jaxconv.models.batching import batches
+from jaxconv.models.batching import Batcher
 from jaxconv.models.decoder import Decoder, precision
 from jaxconv.models.loading import load_decoder
+from jaxconv.models.token_ids import check_token_ids
 from jaxconv.readers import open_checkpoint
 
 
@@ -44,43 +46,58 @@ def _logits(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> ja
 
 
 class JaxClassifier:
-    """A converted folder as compiled JAX: `logits(token_ids)` gives float32 rows [labels] in order.
+    """The classifier of a directory as compiled JAX.
 
-    `compilations` counts the shapes compiled so far, `compile_seconds` what their first calls took.
+    Attributes:
+        decoder: The backbone.
+        vocabulary_size: The number of embedding rows.
+        compile_seconds: The seconds that the first call of each shape took, including its run.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", mesh: Any = None) -> None:
-        checkpoint = open_checkpoint(folder)
-        config = read_object(folder / "config.json", "the model's configuration")
-        weight = checkpoint.tensors.get("score.weight")
+    def __init__(
+        self, directory: Path, device: jax.Device | None = None, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None
+    ) -> None:
+        """Loads the classifier.
+
+        Args:
+            directory: A directory that `convert` wrote.
+            device: Where the model runs without a mesh; JAX's default device if None.
+            dtype: The dtype of the backbone.
+            mesh: The devices that the backbone is sharded over.
+
+        Raises:
+            SourceError: The directory is damaged or does not hold a classifier.
+            UsageError: The decoder does not run this model.
+        """
+        config = read_object(directory / "config.json", "the model's configuration")
+        checkpoint = open_checkpoint(directory)
+        weight, bias = (checkpoint.tensors.get(f"score.{name}") for name in ("weight", "bias"))
         if weight is None:
-            raise SourceError(f"{folder} has no score.weight; expected a converted classifier. Run jaxconv convert.")
-        try:
-            target = jax.devices(None if device == "auto" else device)[0]
-        except RuntimeError as error:
-            raise BackendUnavailable(f"JAX has no device {device!r} ({error}). Use --device auto.") from None
-        self.decoder = load_decoder(checkpoint, config, dtype=dtype, mesh=mesh, device=target)
-        bias = checkpoint.tensors.get("score.bias")
+            raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
+        self.decoder = load_decoder(checkpoint, config, dtype=dtype, mesh=mesh, device=device)
         rows = [self.decoder.place(ref.read().astype(np.float32)) for ref in (weight, bias) if ref is not None]
-        self._graph, self._state = nnx.split(Classifier(self.decoder, *rows))
-        self._shapes: set[tuple[int, ...]] = set()
+        self.vocabulary_size = self.decoder.vocabulary_size
         self.compile_seconds = 0.0
+        self._graph, self._state = nnx.split(Classifier(self.decoder, *rows))
+        self._batcher = Batcher()
+        self._compiled: set[tuple[int, ...]] = set()
 
     @property
     def compilations(self) -> int:
-        """How many shapes have been compiled (or fetched from the persistent cache)."""
-        return len(self._shapes)
+        """The number of shapes compiled (or fetched from the persistent cache) so far."""
+        return len(self._compiled)
 
-    def logits(self, token_ids: list[list[int]]) -> list[list[float]]:
+    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raw logits [labels] of each sequence, pooled at its last token."""
+        check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
-        for batch in batches(token_ids):
+        place = self.decoder.place
+        for batch in self._batcher.batches(token_ids):
             started = time.perf_counter()
-            place = self.decoder.place
             scores = np.asarray(_logits(self._graph, self._state, place(batch.ids), place(batch.mask)))
-            if batch.ids.shape not in self._shapes:
-                self._shapes.add(batch.ids.shape)
+            if batch.ids.shape not in self._compiled:
+                self._compiled.add(batch.ids.shape)
                 self.compile_seconds += time.perf_counter() - started
-            for row, score in zip(batch.rows, scores.tolist(), strict=False):  # the rest of scores is filling
+            for row, score in zip(batch.rows, scores.tolist(), strict=False):  # further rows only fill the shape
                 rows[row] = score
         return rows

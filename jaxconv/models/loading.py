@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any
@@ -43,14 +42,24 @@ def load_decoder(
     config: Mapping[str, Any],
     *,
     dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     device: jax.Device | None = None,
 ) -> Decoder:
-    """The backbone of a causal LM or classifier whose tensors have Hugging Face names.
+    """Loads the backbone of a causal LM or classifier.
 
-    `config` is its config.json; every floating tensor is cast to `dtype`. With `mesh` the projections are split
-    over the mesh's last axis. `decoder.hidden_last(token_ids)` then gives float32 hidden states [B, D].
-    Raises `UsageError` for a family that the JAX model lacks, `SourceError` for missing or misshaped tensors.
+    Args:
+        checkpoint: Tensors under Hugging Face names; a head is ignored.
+        config: The model's config.json.
+        dtype: The dtype that floating-point tensors are cast to.
+        mesh: Devices that the projections are sharded over, along the mesh's last axis.
+        device: The device without a mesh; JAX's default device if None.
+
+    Returns:
+        The decoder; `decoder.hidden_last(token_ids)` gives float32 hidden states [N, hidden_size].
+
+    Raises:
+        SourceError: Tensors are missing or misshaped, or the config lacks numbers.
+        UsageError: The decoder does not run this model.
     """
     described = decoder_config(config)
     return _Loader(checkpoint, described, jnp.dtype(dtype), mesh, device).decoder()
@@ -63,18 +72,20 @@ def read_slice(ref: TensorRef, index: Index) -> Array:
 
 class _Loader:
     def __init__(
-        self, checkpoint: Checkpoint, config: DecoderConfig, dtype: Any, mesh: Any, device: jax.Device | None
+        self, checkpoint: Checkpoint, config: DecoderConfig, dtype: Any, mesh: Mesh | None, device: jax.Device | None
     ) -> None:
-        self.tensors, self.where, self.config = checkpoint.tensors, checkpoint.path, config
+        self.tensors, self.source, self.config = checkpoint.tensors, checkpoint.path, config
         # The compiler places what the forward pass makes, so axes are automatic whatever the caller's mesh says.
         automatic = (AxisType.Auto,) * len(mesh.axis_names) if mesh is not None else ()
         self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic) if mesh is not None else None
         self.dtype = dtype
         self.device = device or jax.devices()[0]
-        found = [name for name in self.tensors if name == EMBEDDING or name.endswith(f".{EMBEDDING}")]
-        if len(found) != 1:
-            raise SourceError(f"{self.where} holds {found or 'no'} token embeddings; expected one *.{EMBEDDING}.")
-        self.prefix = found[0].removesuffix(EMBEDDING)
+        embeddings = [name for name in self.tensors if name == EMBEDDING or name.endswith(f".{EMBEDDING}")]
+        if len(embeddings) != 1:
+            raise SourceError(
+                f"{self.source} has {len(embeddings)} token embeddings {embeddings}; expected one *.{EMBEDDING}."
+            )
+        self.prefix = embeddings[0].removesuffix(EMBEDDING)
 
     def decoder(self) -> Decoder:
         config = self.config
@@ -87,10 +98,14 @@ class _Loader:
     def ref(self, name: str, shape: tuple[int, ...]) -> TensorRef:
         ref = self.tensors.get(self.prefix + name)
         if ref is None:
-            raise SourceError(f"{self.where} has no tensor {self.prefix + name}; config.json asks for it.")
+            raise SourceError(
+                f"{self.source} has no tensor {self.prefix + name}, which config.json calls for. Download the weights again."
+            )
         # A padded vocabulary has more rows than config.json says; nothing else may differ.
         if ref.shape != shape and not (name == EMBEDDING and ref.shape[1:] == shape[1:]):
-            raise SourceError(f"{ref.name} of {self.where} has shape {list(ref.shape)}; config.json asks for {list(shape)}.")
+            raise SourceError(
+                f"{ref.name} of {self.source} has shape {list(ref.shape)}; expected {list(shape)} from config.json."
+            )
         return ref
 
     def _place(self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]) -> jax.Array:
@@ -118,8 +133,8 @@ class _Loader:
         rows = range(*part.indices(shape[0]))
 
         def read(index: Index) -> Array:
-            chosen = rows[index[1]]
-            first = slice(chosen.start, chosen.stop)
+            part_rows = rows[index[1]]
+            first = slice(part_rows.start, part_rows.stop)
             return np.stack([read_slice(ref, (first, *index[2:])) for ref in refs[index[0]]])
 
         return self._place((len(refs), len(rows), *shape[1:]), None if axis is None else axis + 1, read)
@@ -159,7 +174,9 @@ class _Loader:
     def _refuse_bias(self, layer: int, name: str) -> None:
         bias = f"{self.prefix}layers.{layer}.{name.removesuffix('weight')}bias"
         if bias in self.tensors:
-            raise SourceError(f"{self.where} has {bias}, which config.json says this model has not. Check the config.")
+            raise SourceError(
+                f"{self.source} has {bias}, but config.json says that the model has no such bias. Correct the config."
+            )
 
     def _fused_attention(self, layers: list[int]) -> dict[str, jax.Array]:
         sizes = self._sizes()
@@ -174,7 +191,10 @@ class _Loader:
     def _feed_forward(self, layer: int, name: str, axis: int) -> int:
         ref = self.tensors.get(f"{self.prefix}layers.{layer}.{name}")
         if ref is None or len(ref.shape) != 2:
-            raise SourceError(f"{self.where} has no matrix {self.prefix}layers.{layer}.{name}; config.json asks for it.")
+            raise SourceError(
+                f"{self.source} has no matrix {self.prefix}layers.{layer}.{name}, which config.json calls for. "
+                "Download the weights again."
+            )
         return ref.shape[axis]
 
     def _mlp(self, layers: list[int]) -> dict[str, jax.Array]:
@@ -215,10 +235,3 @@ class _Loader:
             return np.stack([np.stack([read_slice(ref, part).T for ref in row[index[1]]]) for row in refs[index[0]]])
 
         return self._place((len(refs), experts, shape[1], shape[0]), 1, read)
-
-
-def parameter_count(decoder: Decoder) -> int:
-    """Number of parameters of the backbone."""
-    from flax import nnx
-
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(decoder)))

@@ -1,34 +1,45 @@
-"""The causal LM's logits of the source against the classifier's of the output, on rendered prompts."""
+"""The causal LM's logits of the source against the classifier's of the output, on the same token ids."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxconv.encoding import PairEncoder
-from jaxconv.errors import BackendUnavailable, SourceError, UsageError
-from jaxconv.model import Model
-from jaxconv.pairs import parse_rows, read_rows
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.verification.claims import Expected
-from jaxconv.verification.head import combine
-from jaxconv.verification.output import Output, read_object
+from jaxconv.backends import Backend
+from jaxconv.scoring import load
+from jaxconv.verification.by_proof import proven_logits
+from jaxconv.verification.head import combine, logit_factor
+from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.prompts import Prompts
+from jaxconv.verification.rank_agreement import rank_agreement
+from jaxconv.verification.sides import Compared, Kind, Sides
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
-Pairs = tuple[tuple[str, str], ...]
 FLOOR = 1e-4  # what the project promises of raw float32 scores
 FLOAT32_EPSILON = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Raw scores of both sides. `rank_agreement` is over pairs further apart than the tolerance allows to swap."""
+    """Raw scores of both sides.
+
+    Attributes:
+        pairs: How many pairs were scored.
+        max_abs_error: The largest difference of a raw score.
+        rank_agreement: The share of pairs in the same order, among those further apart than the tolerance allows to swap.
+        tolerance: The largest difference that passes.
+        tolerance_reason: Where the tolerance comes from.
+        backend: What computed the two sides: "torch and jax" (source and output), or one name if it computed both.
+        kind: "independent" if two implementations computed the two sides, else "consistency".
+        findings: What is wrong, a sentence each.
+        scored: The pairs, documents cut where the model takes no more.
+        lengths: Tokens of the prompts.
+        source: Raw scores of the source [pairs][labels].
+        output: Raw scores of the output [pairs][labels].
+    """
 
     pairs: int
     max_abs_error: float
@@ -36,69 +47,90 @@ class Scores:
     tolerance: float
     tolerance_reason: str
     backend: str
+    kind: Kind
     findings: tuple[str, ...]
-    asked: Pairs  # documents cut where the model takes no more
-    lengths: tuple[int, ...]  # tokens of the prompts
-    expected: tuple[tuple[float, ...], ...]  # of the source [pairs][labels]
-    found: tuple[tuple[float, ...], ...]  # of the output
+    scored: Pairs
+    lengths: tuple[int, ...]
+    source: tuple[tuple[float, ...], ...]
+    output: tuple[tuple[float, ...], ...]
 
 
-def read_pairs(path: str | Path | None) -> Pairs:
-    """The pairs of a JSONL file ("-": standard input), or the built-in ones. Raises `UsageError` naming the line."""
-    if path is None:
-        rows = parse_rows((files(__package__) / "pairs.jsonl").read_text("utf-8").split("\n"), "pairs.jsonl")
-    else:
-        rows = read_rows(str(path))
-    return tuple((row["query"], row["document"]) for row in rows)
-
-
-def compare_scores(
-    model: Model, output: Output, expected: Expected, pairs: Pairs, *, backend: str, device: str, tolerance: float | None
-) -> Scores:
-    """Scores all pairs with both. The source's logits: final hidden state times the token rows, in float32 weights.
+def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance: float | None) -> Scores:
+    """Scores all prompts with both sides.
 
     Where the source caps its logits the uncapped ones are compared: that is what the output is.
+
+    Args:
+        compared: Source and output.
+        sides: What computes them.
+        prompts: The prompts.
+        tolerance: The largest difference that passes; from the size of float32 rounding if None.
+
+    Raises:
+        SourceError: One of the models cannot be loaded.
+        UsageError: A backend cannot run it.
     """
+    expected = compared.expected
+    findings: list[str] = []
+    results: dict[str, Array] = {}
+    if compared.model.family.by_proof:
+        logits, magnitude, results["torch"] = proven_logits(compared, prompts, sides.source.device, findings)
+    else:
+        logits, magnitude = _source_logits(compared, sides.source, prompts)
+        for runner in reversed(sides.output):  # the reported one last: JAX keeps the memory of an accelerator that it took
+            gc.collect()
+            results[runner.name], size = _output_logits(compared, runner, prompts, findings)
+            magnitude = max(magnitude, size)
+    truth = combine(logits.T, expected.method).T * expected.scale + expected.bias
+    factor = abs(expected.scale * logit_factor(compared.model.config))
+    limit, reason = _tolerance(compared.model.lm_head.weight.shape[1], magnitude * factor, tolerance)
+    reported = results[sides.output[0].name]
+    for name, actual in results.items():
+        findings += _findings(truth, actual, limit, prompts.pairs, _computed_by(sides.source.name, name))
+    return Scores(
+        pairs=len(prompts.pairs),
+        max_abs_error=_worst(truth, reported),
+        rank_agreement=rank_agreement(truth, reported, 2 * limit),
+        tolerance=limit,
+        tolerance_reason=reason,
+        backend=sides.name,
+        kind=sides.kind,
+        findings=tuple(findings),
+        scored=prompts.pairs,
+        lengths=prompts.lengths,
+        source=_rows(truth),
+        output=_rows(reported),
+    )
+
+
+def _computed_by(source: str, output: str) -> str:
+    names = {"torch": "transformers", "jax": "JAX"}
+    return f"{names.get(source, source)} for the source, {names.get(output, output)} for the output"
+
+
+def _findings(truth: Array, actual: Array, limit: float, pairs: Pairs, by: str) -> list[str]:
+    """What is wrong with the output's scores [pairs, labels]."""
     import numpy as np
 
-    from jaxconv.scoring import choose_backend
-
-    chosen = choose_backend(backend, model.config)
-    findings: list[str] = []
-    pairs, token_ids = encode(model, output, pairs)
-    if chosen == "jax":
-        from jaxconv.scoring import load
-
-        wanted, magnitude = _jax_logits(model, expected, token_ids, device)
-        gc.collect()
-        try:
-            scorer = load(output.folder, backend="jax", device=device)
-        except Exception as fault:  # tokenizers raises bare Exception; what the source could do, the output cannot
-            raise SourceError(f"jaxconv.load cannot open the output: {fault}") from fault
-        given = [scorer.encode(query, document) for query, document in pairs]
-        if given != token_ids:
-            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
-        found = np.asarray(scorer.model.logits(token_ids), np.float64)
-    else:
-        wanted, magnitude, found = _torch_logits(model, output, expected, token_ids, device)
-    scale, bias = expected.calibration.scale, expected.calibration.bias
-    truth = combine(wanted.T, expected.method).T * scale + bias
-    limit, reason = _tolerance(model.lm_head.weight.shape[1], magnitude * abs(scale * model.transform.scale), tolerance)
-    error = np.abs(found - truth)
-    worst = float(error.max())
+    findings = []
+    worst = _worst(truth, actual)
     if not worst <= limit:
+        error = np.abs(actual - truth)
         query, document = pairs[int(np.argmax(np.where(np.isfinite(error), error, np.inf).max(axis=1)))]
         findings.append(
-            f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}; the worst pair is "
+            f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g} ({by}); the worst pair is "
             f"{query!r:.80} and {document!r:.80}."
         )
-    agreement = rank_agreement(truth, found, 2 * limit)
+    agreement = rank_agreement(truth, actual, 2 * limit)
     if agreement < 1:
-        findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
-    return Scores(
-        len(pairs), worst, agreement, limit, reason, chosen, tuple(findings), pairs, tuple(map(len, token_ids)),
-        _rows(truth), _rows(found),
-    )  # fmt: skip
+        findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order ({by}).")
+    return findings
+
+
+def _worst(truth: Array, actual: Array) -> float:
+    import numpy as np
+
+    return float(np.abs(actual - truth).max())
 
 
 def _rows(array: Array) -> tuple[tuple[float, ...], ...]:
@@ -115,95 +147,51 @@ def _tolerance(width: int, magnitude: float, given: float | None) -> tuple[float
     return rounding, f"four times the expected float32 rounding of a dot product of {width} terms of this size"
 
 
-def rank_agreement(truth: Array, found: Array, gap: float) -> float:
-    """The share of pairs, more than `gap` apart in `truth` [N, labels], that `found` orders alike; 1 without any."""
-    import numpy as np
+def _source_logits(compared: Compared, backend: Backend, prompts: Prompts) -> tuple[Array, float]:
+    """Logits of the answers [N, answers], float64, and the largest sum of |hidden| . |row|.
 
-    before, after = truth[:, None] - truth[None], found[:, None] - found[None]
-    apart = np.abs(before) > gap
-    return float((np.sign(before) == np.sign(after))[apart].mean()) if apart.any() else 1.0
-
-
-def encode(model: Model, output: Output, pairs: Pairs) -> tuple[Pairs, list[list[int]]]:
-    """The pairs and the token ids of their prompts: the output's template, the source's tokenizer, its special tokens.
-
-    A document whose prompt is too long is cut. Raises `UsageError` for a query that is too long by itself.
+    transformers has the causal LM's own logits; with JAX they are float64 products of float32 hidden states.
     """
-    settings = read_object(output.folder / "tokenizer_config.json") or {}
-    limit = model.config.get("max_position_embeddings") or 32768
-    limit = int(min(limit, settings.get("model_max_length") or limit))
-    template = (output.folder / "score_template.jinja").read_text("utf-8")
-    encoder = PairEncoder(template, Vocabulary(model.source.assets), limit)
-    encoder.special_tokens = Vocabulary(output.folder).special_tokens  # a pad token may have been added
-    encoded = [encoder.encode(query, document) for query, document in pairs]
-    kept = tuple((query, one.document) for (query, _), one in zip(pairs, encoded, strict=True))
-    return kept, [one.ids for one in encoded]
-
-
-def _jax_logits(model: Model, expected: Expected, token_ids: list[list[int]], device: str) -> tuple[Array, float]:
-    """Logits [N, tokens] in float64 of float32 hidden states, and the largest sum of |hidden| . |row|."""
-    import jax
     import numpy as np
 
-    from jaxconv.models.loading import load_decoder
+    ids, answers = prompts.token_ids, compared.expected.token_ids
+    if backend.name == "torch":
+        checkpoint, config = compared.causal_lm
+        return backend.causal_logits(checkpoint, config, ids, answers).astype(np.float64), 0.0
+    hidden = backend.hidden_states(compared.backbone, compared.model.config, ids).astype(np.float64)
+    factor = logit_factor(compared.model.config)
+    logits = hidden @ _answer_rows(compared).T * factor
+    if compared.model.lm_head.bias is not None:
+        logits = logits + compared.model.lm_head.bias.read()[list(answers)].astype(np.float64) * factor
+    return logits, _magnitude(hidden, compared)
 
-    try:
-        place = jax.devices(None if device == "auto" else device)[0]
-    except RuntimeError as error:
-        raise BackendUnavailable(f"JAX has no device {device!r} ({error}). Use --device auto.") from None
-    decoder = load_decoder(model.checkpoint, model.config, dtype="float32", device=place)
-    hidden = decoder.hidden_last(token_ids).astype(np.float64)
-    return _project(model, expected, hidden)
 
-
-def _project(model: Model, expected: Expected, hidden: Array) -> tuple[Array, float]:
+def _output_logits(compared: Compared, backend: Backend, prompts: Prompts, findings: list[str]) -> tuple[Array, float]:
+    """Raw logits of the output [N, labels], float64, and the largest sum of |hidden| . |row| where it is known."""
     import numpy as np
 
-    ids = list(expected.token_ids)
-    rows = model.lm_head.weight.read_rows(ids).astype(np.float32).astype(np.float64)
-    logits = hidden @ rows.T * model.transform.scale
-    if model.lm_head.bias is not None:
-        logits = logits + model.lm_head.bias.read()[ids].astype(np.float64) * model.transform.scale
-    return logits, float((np.abs(hidden) @ np.abs(rows).T).max())
+    if backend.name != "torch":
+        scorer = load(compared.output.folder, backend=backend.name, device=backend.device)
+        encoded = [tuple(scorer.encode(query, document)) for query, document in prompts.pairs]
+        if encoded != list(prompts.token_ids):
+            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
+        return np.asarray(scorer.token_logits(prompts.token_ids), np.float64), 0.0
+    hidden = backend.hidden_states(compared.output_checkpoint, compared.output.config, prompts.token_ids).astype(np.float64)
+    tensors = compared.output.tensors
+    logits = hidden @ tensors["score.weight"].array("score.weight").astype(np.float64).T
+    if "score.bias" in tensors:
+        logits = logits + tensors["score.bias"].array("score.bias").astype(np.float64)
+    return logits, _magnitude(hidden, compared)
 
 
-def _torch_logits(
-    model: Model, output: Output, expected: Expected, token_ids: list[list[int]], device: str
-) -> tuple[Array, float, Array]:
-    """The causal LM's own logits [N, tokens], the magnitude, and the classifier's [N, labels], through transformers."""
+def _answer_rows(compared: Compared) -> Array:
     import numpy as np
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    if model.layout != "hf" or not isinstance(model.source.weights, Path) or model.adapter is not None:
-        what = f"a source of layout {model.layout}" if model.adapter is None else "a source with an adapter"
-        raise UsageError(f"transformers cannot load {what}; use --backend jax or --structure-only.")
-    place = {"auto": "cpu", "gpu": "cuda"}.get(device, device)
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-    config: Any = AutoConfig.from_pretrained(model.source.assets, trust_remote_code=False)
-    if getattr(config, "final_logit_softcapping", None) is not None:
-        config.final_logit_softcapping = None
-    load_causal: Any = AutoModelForCausalLM.from_pretrained
-    causal = load_causal(model.source.weights, config=config, **options).to(place).eval()
-    rows = _last(causal, token_ids, place)
-    logits = np.stack([row.logits[0, -1, list(expected.token_ids)].double().cpu().numpy() for row in rows])
-    del causal
-    gc.collect()
-    load_backbone: Any = AutoModel.from_pretrained
-    backbone = load_backbone(output.folder, **options).to(place).eval()
-    hidden = np.stack([row.last_hidden_state[0, -1].double().cpu().numpy() for row in _last(backbone, token_ids, place)])
-    weight = output.tensors["score.weight"].array("score.weight").astype(np.float64)
-    found = hidden @ weight.T
-    if "score.bias" in output.tensors:
-        found = found + output.tensors["score.bias"].array("score.bias").astype(np.float64)
-    return logits, _project(model, expected, hidden)[1], found
+    rows = compared.model.lm_head.weight.read_rows(list(compared.expected.token_ids))
+    return rows.astype(np.float32).astype(np.float64)
 
 
-def _last(model: Any, token_ids: Sequence[list[int]], place: str) -> Any:
-    """The model's answers, one prompt at a time without padding."""
-    import torch
+def _magnitude(hidden: Array, compared: Compared) -> float:
+    import numpy as np
 
-    for ids in token_ids:
-        with torch.inference_mode():
-            extra = {"logits_to_keep": 1} if hasattr(model, "lm_head") else {}
-            yield model(torch.tensor([ids], device=place), use_cache=False, **extra)
+    return float((np.abs(hidden) @ np.abs(_answer_rows(compared)).T).max())

@@ -1,28 +1,39 @@
-"""Which output file holds which tensor: decided from names, sizes and source files alone."""
+"""Decides which output file holds which tensor, from names, sizes and source files alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxconv.checkpoint import Checkpoint, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Checkpoint, FileIdentity, ShardFile, TensorRef
 from jaxconv.json_files import dump_json
 from jaxconv.safetensors_header import INDEX, SINGLE
+from jaxconv.writer.cast import cast
 from jaxconv.writer.options import WriteOptions
 
 SCORE_FILE = "model-score.safetensors"
-METADATA = {"format": "pt"}
+METADATA: Mapping[str, str] = {"format": "pt"}  # what loaders expect
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One safetensors file of the output. `verbatim` is the source file it equals byte for byte, if it does."""
+    """One safetensors file of the output.
+
+    Attributes:
+        name: Its name.
+        tensors: What it holds, in file order.
+        verbatim: The source file that it equals byte for byte, if it does.
+        metadata: Its `__metadata__`, if it is not verbatim.
+        sources: The files that its tensors are read from, as they were when their headers were read.
+    """
 
     name: str
     tensors: tuple[TensorRef, ...]
     verbatim: Path | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: METADATA)
+    sources: Mapping[Path, FileIdentity] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -30,28 +41,15 @@ class OutputFile:
         return sum(ref.nbytes for ref in self.tensors)
 
 
-def cast(ref: TensorRef, dtype: str | None) -> TensorRef:
-    """The tensor in another floating dtype, converted when read (round to nearest even); integers stay."""
-    if dtype is None or ref.dtype == dtype or ref.dtype not in ("F64", "F32", "F16", "BF16"):
-        return ref
-    target = numpy_dtype(dtype)
-    return TensorRef(
-        ref.name,
-        dtype,
-        ref.shape,
-        lambda: ref.read().astype(target),
-        lambda ids, axis: ref.take(ids, axis).astype(target),
-    )
-
-
 def plan_files(
     checkpoint: Checkpoint, score: Sequence[TensorRef], dtype: str | None, options: WriteOptions
 ) -> tuple[OutputFile, ...]:
     """The output files for the backbone tensors and the score tensors.
 
-    Source shards whose tensors all stay are taken verbatim, others are rewritten under their own name. With the copy
-    modes link and reflink a single source file is kept whole too, as a shard beside the score; with copy a single file
-    gives a single file. Sources that are not shards yet, or are cast, are cut into shards.
+    Source shards whose tensors all stay are taken verbatim, unless their metadata lacks the `format: pt` that loaders
+    expect; others are rewritten under their own name and keep the rest of their metadata. With the copy modes link and
+    reflink a single source file is kept whole too, as a shard beside the score; with copy a single file gives a single file.
+    Sources that are not shards yet, or are cast, are cut into shards.
 
     Args:
         checkpoint: The backbone's tensors.
@@ -62,23 +60,30 @@ def plan_files(
     backbone = checkpoint.tensors
     if not checkpoint.shards or dtype is not None or checkpoint.metadata.get("format") == "flax":
         tensors = [cast(ref, dtype) for ref in backbone.values()]
-        return _cut([*tensors, *score], options.max_shard_bytes)
+        return _cut([*tensors, *score], options.max_shard_bytes, checkpoint)
     files = []
     for shard in checkpoint.shards:
         tensors = [backbone[name] for name in shard.tensors if name in backbone]
         if tensors:
-            whole = len(tensors) == len(shard.tensors) and all(ref.extent is not None for ref in tensors)
-            files.append(OutputFile(shard.path.name, tuple(tensors), shard.path if whole else None))
+            files.append(_from_shard(shard, tensors, checkpoint))
     if len(checkpoint.shards) == 1 and checkpoint.shards[0].path.name == SINGLE:
         only = files[0]
         if options.copy_mode == "copy" or only.verbatim is None:
-            return (OutputFile(SINGLE, (*only.tensors, *score)),)
+            return (OutputFile(SINGLE, (*only.tensors, *score), None, only.metadata, checkpoint.files),)
         # Beside an index no file may be called model.safetensors: transformers would load it alone.
-        files = [OutputFile("model-backbone.safetensors", only.tensors, only.verbatim)]
-    return (*files, OutputFile(SCORE_FILE, tuple(score)))
+        files = [OutputFile("model-backbone.safetensors", only.tensors, only.verbatim, only.metadata, only.sources)]
+    # All files are checked with the score, which may come from a shard that the output has no other use for.
+    return (*files, OutputFile(SCORE_FILE, tuple(score), sources=checkpoint.files))
 
 
-def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int) -> tuple[OutputFile, ...]:
+def _from_shard(shard: ShardFile, tensors: Sequence[TensorRef], checkpoint: Checkpoint) -> OutputFile:
+    complete = len(tensors) == len(shard.tensors) and all(ref.extent is not None for ref in tensors)
+    verbatim = shard.path if complete and shard.metadata.get("format") == METADATA["format"] else None
+    sources = {path: identity for path, identity in checkpoint.files.items() if path == shard.path}
+    return OutputFile(shard.path.name, tuple(tensors), verbatim, {**shard.metadata, **METADATA}, sources)
+
+
+def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int, checkpoint: Checkpoint) -> tuple[OutputFile, ...]:
     groups: list[list[TensorRef]] = [[]]
     filled = 0
     for ref in tensors:
@@ -87,17 +92,23 @@ def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int) -> tuple[OutputFile
             filled = 0
         groups[-1].append(ref)
         filled += ref.nbytes
-    if len(groups) == 1:
-        return (OutputFile(SINGLE, tuple(groups[0])),)
+    # The metadata of other containers is not text for loaders of safetensors.
+    metadata = {**checkpoint.metadata, **METADATA} if checkpoint.shards else METADATA
     count = len(groups)
+    names = [SINGLE] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     return tuple(
-        OutputFile(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(group)) for number, group in enumerate(groups, 1)
+        OutputFile(name, tuple(group), None, metadata, checkpoint.files) for name, group in zip(names, groups, strict=True)
     )
 
 
-def assign(files: Sequence[OutputFile], processes: int) -> tuple[int, ...]:
-    """The process that writes each file: by bytes, largest first to whoever has least; the score file is the first's."""
-    owners, load = [0] * len(files), [0] * processes
+def assign(files: Sequence[OutputFile], num_processes: int) -> tuple[int, ...]:
+    """The rank that writes each file: largest file first, to the process with the fewest bytes; rank 0 writes the score.
+
+    Args:
+        files: The planned files.
+        num_processes: How many processes share the work.
+    """
+    owners, load = [0] * len(files), [0] * num_processes
     for number in sorted(range(len(files)), key=lambda number: -files[number].nbytes):
         if files[number].name != SCORE_FILE:
             owners[number] = load.index(min(load))

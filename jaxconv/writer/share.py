@@ -1,4 +1,4 @@
-"""Which of the planned files this process writes, and what all processes wrote."""
+"""Writes this process's share of the planned files, and collects what all processes wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a file: link, reflink, copy or write; its size, and its sha256 where it was asked for."""
+    """A file that was written.
+
+    Attributes:
+        how: "link", "reflink", "copy" or "write".
+        size: Its size in bytes.
+        sha256: Its digest in hex, if it was asked for.
+    """
 
     how: str
     size: int
@@ -28,10 +34,21 @@ class Written:
 def write_share(
     files: Sequence[OutputFile], stage: Path, processes: Processes, *, options: WriteOptions, progress: Progress | None
 ) -> dict[str, Written]:
-    """Writes the files that fall to this process into `stage`, and returns what became of all files, in their order.
+    """Writes the files that fall to this process.
 
-    Progress, of the first process alone, is that of its own share. Raises `OutputError` for files of other
-    processes that this one does not see in full.
+    Args:
+        files: All planned files.
+        stage: The directory to write into.
+        processes: The processes of the conversion.
+        options: Copy mode, and whether digests are computed.
+        progress: Called by the first process only, with the bytes of its own share.
+
+    Returns:
+        File name -> how it was written, of all processes, in the order of `files`.
+
+    Raises:
+        OutputError: A file cannot be written, or this process does not see one of another process in full.
+        SourceError: The source cannot be read, or has changed.
     """
     owners = assign(files, processes.size)
     total = sum(file.nbytes for file, owner in zip(files, owners, strict=True) if owner == processes.rank)
@@ -44,23 +61,30 @@ def write_share(
         if progress is not None and processes.rank == 0:
             progress(count, total)
 
-    own: dict[str, tuple[str, int, str | None]] = {}
+    share: dict[str, tuple[str, int, str | None]] = {}
     for file, owner in zip(files, owners, strict=True):
         with processes.reading(file.tensors) as tensors:
             if owner == processes.rank:
                 processes.check()
                 how = write_file(replace(file, tensors=tuple(tensors)), stage, options.copy_mode, advance)
                 path = stage / file.name
-                own[file.name] = (how, path.stat().st_size, _sha256(path) if options.hash else None)
-    reports = {name: Written(*said) for share in processes.exchange(own) for name, said in share.items()}
-    for name, written in reports.items():
-        found = (stage / name).stat().st_size if (stage / name).is_file() else None
-        if found != written.size:
+                share[file.name] = (how, path.stat().st_size, _sha256(path) if options.hash else None)
+    written = {name: Written(*values) for part in processes.exchange(share) for name, values in part.items()}
+    _check_visible(written, stage)
+    return {file.name: written[file.name] for file in files}
+
+
+def _check_visible(written: dict[str, Written], stage: Path) -> None:
+    """Raises `OutputError` if a file of another process is not here, or not in full."""
+    for name, file in written.items():
+        path = stage / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != file.size:
+            here = "does not exist here" if size is None else f"has {size} bytes here"
             raise OutputError(
-                f"{stage / name} has {found} bytes here and {written.size} where it was written; expected one file system "
-                "that all processes see. Nothing was published; name an output on a shared one."
+                f"{path} {here}, and {file.size} bytes on the host that wrote it. Nothing was published. "
+                "Name an output on a file system that all processes share."
             )
-    return {file.name: reports[file.name] for file in files}
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,38 +9,67 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
-from jaxconv.errors import SourceError
+from jaxconv.errors import RefusedError, SourceError
 from jaxconv.safetensors_header import header_bytes
-from jaxconv.writer.shards import METADATA, OutputFile
+from jaxconv.writer.files import sync_file
+from jaxconv.writer.io_errors import reading_source, writing_output
+from jaxconv.writer.shards import OutputFile
+from jaxconv.writer.source_files import check_unchanged
 
-CHUNK = 1 << 26  # bytes a kernel copy moves between two reports of progress
+CHUNK = 1 << 26  # bytes that a kernel copy moves between two reports of progress
+BUFFER = 1 << 20  # bytes that are copied at once where the kernel cannot
 BLOCK = 1 << 22  # bytes of a transposed matrix that are put in order at once
-TILE = (512, 64)  # rows and columns that are put in order at once: 64 KB of two bytes each, which caches hold
+TILE = (512, 64)  # rows and columns that are put in order at once: 64 KB of two bytes each, which fit in a cache
 READ_AHEAD = 1 << 29  # bytes that may be held while the next tensor is read
 THREADS = min(4, os.cpu_count() or 1)
 FICLONE = 0x40049409  # linux/fs.h
-_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 Progress = Callable[[int], None]
 
 
-def write_file(plan: OutputFile, folder: Path, copy_mode: str, progress: Progress) -> str:
-    """Writes one output file into `folder` and syncs it. Returns what was done: link, reflink, copy or write.
+def write_file(plan: OutputFile, directory: Path, copy_mode: str, progress: Progress) -> str:
+    """Writes one output file and syncs it.
 
-    `progress` is called with the number of bytes done since the last call.
+    Args:
+        plan: The file.
+        directory: Where it is created.
+        copy_mode: "copy", "link" or "reflink"; the latter two fall back to copying where the file system refuses.
+        progress: Called with the number of bytes written since the last call.
+
+    Returns:
+        What was done: "link", "reflink", "copy" or "write".
+
+    Raises:
+        OutputError: The file cannot be written.
+        RefusedError: A value does not fit the dtype that the tensors are cast to.
+        SourceError: A source file cannot be read, or has changed since its header was read.
     """
-    target = folder / plan.name
+    check_unchanged(plan.sources)
+    try:
+        with writing_output(plan.name):
+            how = _write_file(plan, directory / plan.name, copy_mode, progress)
+    except (SourceError, RefusedError):
+        check_unchanged(plan.sources)  # a change is the better explanation
+        raise
+    check_unchanged(plan.sources)
+    return how
+
+
+def _write_file(plan: OutputFile, target: Path, copy_mode: str, progress: Progress) -> str:
     share = {"link": _link, "reflink": _reflink}.get(copy_mode)
     if share is not None and plan.verbatim is not None and share(plan.verbatim, target):
+        with reading_source(plan.verbatim):
+            sync_file(target)  # it may have been written a moment ago
         progress(plan.nbytes)
         return copy_mode
     with target.open("xb", buffering=0) as file:
         if plan.verbatim is not None:
-            size = plan.verbatim.stat().st_size
+            with reading_source(plan.verbatim):
+                size = plan.verbatim.stat().st_size
             _copy(Extent(plan.verbatim, 0, size), file.fileno(), 0, progress)
         else:
             layout = {ref.name: (ref.dtype, ref.shape, ref.nbytes) for ref in plan.tensors}
-            header = header_bytes(layout, METADATA)
+            header = header_bytes(layout, plan.metadata)
             _write_all(file.fileno(), memoryview(header), 0)
             _write_pieces(_pieces(plan.tensors), file.fileno(), len(header), progress)
         os.fsync(file.fileno())
@@ -71,22 +98,26 @@ def _write_pieces(pieces: Iterable[Extent | TensorRef], target: int, offset: int
     with ThreadPoolExecutor(1) as reader:
         ahead: Future[Array] | None = None
         for piece, following in pairwise(chain(pieces, [None])):
-            array = None  # the former one is let go before another is read
+            array = None  # the previous one is released before another is read
             if isinstance(piece, TensorRef):
-                array = piece.read() if ahead is None else ahead.result()
+                array = _read(piece) if ahead is None else ahead.result()
             room = READ_AHEAD - (0 if array is None else _footprint(array))
             # Reading may take twice the tensor: decompressed, and in its place.
-            ahead = (
-                reader.submit(following.read) if isinstance(following, TensorRef) and 2 * following.nbytes <= room else None
-            )
+            fits = isinstance(following, TensorRef) and 2 * following.nbytes <= room
+            ahead = reader.submit(_read, following) if fits and isinstance(following, TensorRef) else None
             if isinstance(piece, Extent):
                 offset = _copy(piece, target, offset, progress)
             elif piece is not None and array is not None:
                 offset = _write_tensor(piece, array, target, offset, progress)
 
 
+def _read(ref: TensorRef) -> Array:
+    with reading_source(f"tensor {ref.name}"):
+        return ref.read()
+
+
 def _footprint(array: Array) -> int:
-    """Bytes that are held with the array: those of the one that it is a view of."""
+    """Bytes that the array keeps in memory: those of the array that it is a view of."""
     import numpy as np
 
     while isinstance(array.base, np.ndarray):
@@ -95,11 +126,11 @@ def _footprint(array: Array) -> int:
 
 
 def _write_tensor(ref: TensorRef, array: Array, target: int, offset: int, progress: Progress) -> int:
-    """Writes the tensor's array at an offset of the target; where it ends."""
+    """Writes the tensor's array at an offset of the target. Returns the offset where it ends."""
     import numpy as np
 
     if array.nbytes != ref.nbytes:
-        raise SourceError(f"tensor {ref.name} gave {array.nbytes} bytes; expected {ref.nbytes} ({ref.dtype}).")
+        raise SourceError(f"tensor {ref.name} has {array.nbytes} bytes of data; expected {ref.nbytes} ({ref.dtype}).")
     if array.ndim == 2 and not array.flags.c_contiguous:
         _write_strided(array, target, offset, progress)
     else:
@@ -109,9 +140,9 @@ def _write_tensor(ref: TensorRef, array: Array, target: int, offset: int, progre
 
 
 def _write_strided(array: Array, target: int, offset: int, progress: Progress) -> None:
-    """A transposed matrix, some rows at a time through small buffers: no second copy, and in tiles that caches hold.
+    """Writes a transposed matrix without a second copy of it.
 
-    A few threads put blocks of rows in order and write each to its place in the file.
+    A few threads put blocks of rows in order, tile by tile, and write each block to its place in the file.
     """
     import numpy as np
 
@@ -142,52 +173,63 @@ def _write_all(target: int, view: memoryview, offset: int) -> None:
 
 
 def _start_writeback(target: int, offset: int, length: int) -> None:
-    """Has the kernel begin to bring new pages to the disk, so that the sync at the end finds little left to do."""
+    """Lets the kernel begin to write new pages to the disk, so that the sync at the end has little left to do."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(target, offset, length, os.POSIX_FADV_DONTNEED)  # dirty pages are written, not dropped
 
 
 def _copy(extent: Extent, target: int, begin: int, progress: Progress) -> int:
-    """Copies the extent to an offset of the target: by the kernel, or through a buffer where it cannot. Where it ends."""
-    source = os.open(extent.path, os.O_RDONLY)
+    """Copies the extent to an offset of the target. Returns the offset where it ends."""
+    with reading_source(extent.path):
+        source = os.open(extent.path, os.O_RDONLY)
     try:
         offset, end, in_kernel = extent.offset, extent.offset + extent.length, hasattr(os, "copy_file_range")
         while offset < end:
-            want, place = min(CHUNK, end - offset), begin + offset - extent.offset
-            if in_kernel:
-                try:
-                    done = os.copy_file_range(source, target, want, offset, place)
-                except OSError as error:
-                    if error.errno not in _NO_KERNEL_COPY:
-                        raise
-                    in_kernel = False
-                    continue
-                _start_writeback(target, place, done)
-            else:
-                block = os.pread(source, min(want, 1 << 20), offset)
-                _write_all(target, memoryview(block), place)
-                done = len(block)
-            if done == 0:
-                raise SourceError(f"{extent.path} ended at byte {offset} while it was copied; expected {end}.")
-            offset += done
-            progress(done)
+            place, count = begin + offset - extent.offset, min(CHUNK, end - offset)
+            copied = _copy_in_kernel(source, target, count, offset, place) if in_kernel else None
+            if copied is None:
+                in_kernel = False
+                copied = _copy_block(extent.path, source, target, min(count, BUFFER), offset, place)
+            if copied == 0:
+                raise SourceError(f"{extent.path} ended at byte {offset} while it was copied; expected {end} bytes.")
+            offset += copied
+            progress(copied)
     finally:
         os.close(source)
     return begin + extent.length
 
 
+def _copy_in_kernel(source: int, target: int, count: int, offset: int, place: int) -> int | None:
+    """Copies bytes without reading them here. None where it fails: an ordinary copy then shows which side is to blame."""
+    try:
+        copied = os.copy_file_range(source, target, count, offset, place)
+    except OSError:
+        return None
+    _start_writeback(target, place, copied)
+    return copied
+
+
+def _copy_block(path: Path, source: int, target: int, count: int, offset: int, place: int) -> int:
+    with reading_source(path):
+        block = os.pread(source, count, offset)
+    _write_all(target, memoryview(block), place)
+    return len(block)
+
+
 def _link(source: Path, target: Path) -> bool:
     try:
         os.link(source.resolve(), target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
-            raise
-        return False
+    except OSError:
+        return False  # copying works, or says what is wrong
     return True
 
 
 def _reflink(source: Path, target: Path) -> bool:
-    with source.open("rb") as reader, target.open("xb") as writer:
+    import fcntl
+
+    with reading_source(source):
+        reader = source.open("rb")
+    with reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
             return True

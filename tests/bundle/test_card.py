@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import jaxconv
+from jaxconv.bundle.card import code_span, serve_command
 from tests.support.tiny import tiny_checkpoint
 
 
@@ -90,3 +94,28 @@ def test_what_vllm_0_33_does_with_the_saved_template(qwen3: Path, untied: Path, 
         output = tmp_path / source.parent.name
         jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"], backend="numpy")
         assert said in (output / "README.md").read_text()
+
+
+def test_the_card_escapes_what_strangers_wrote(qwen3: Path, tmp_path: Path) -> None:
+    """A multi-line licence stays YAML, and a directory with spaces is one word of the serve command."""
+    source = tmp_path / "source"
+    shutil.copytree(qwen3, source)
+    header = "---\nlicense: other\nlicense_name: |\n  my\n  licence\nlicense_link: '# not a comment'\n---\n"
+    (source / "README.md").write_text(header, encoding="utf-8")
+    output = tmp_path / "out put"
+    result = jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"], backend="numpy")
+    card = (output / "README.md").read_text("utf-8")
+    parsed = yaml.safe_load(card.split("---\n")[1])
+    assert (parsed["license"], parsed["license_name"], parsed["license_link"]) == (
+        "other",
+        "my\nlicence\n",
+        "# not a comment",
+    )
+    command = shlex.split(serve_command(result.plan, str(output)))
+    assert command[2] == str(output) and command[-1] == f"{output}/score_template.jinja"
+
+
+@pytest.mark.parametrize(("text", "span"), [("yes", "`yes`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a\nb", "`a\\nb`")])
+def test_token_texts_are_code_spans(text: str, span: str) -> None:
+    """Backticks and control characters of a token cannot leave its code span."""
+    assert code_span(text) == span

@@ -18,11 +18,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory, untied: Path) -> dict[str,
     import flax.serialization
     import orbax.checkpoint as ocp
 
-    folder = tmp_path_factory.mktemp("sources")
-    whole = tiny_checkpoint(folder / "whole", "llama", tie=False)
+    directory = tmp_path_factory.mktemp("sources")
+    whole = tiny_checkpoint(directory / "whole", "llama", tie=False)
     tree = as_tree(whole)
-    shutil.copytree(whole, folder / "msgpack", ignore=shutil.ignore_patterns("*.safetensors"))
-    (folder / "msgpack" / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    shutil.copytree(whole, directory / "msgpack", ignore=shutil.ignore_patterns("*.safetensors"))
+    (directory / "msgpack" / "flax_model.msgpack").write_bytes(flax.serialization.to_bytes(tree))
     code = (
         "import sys, jax, orbax.checkpoint as ocp; from pathlib import Path; from tests.support.trees import as_tree; "
         "from jax.sharding import NamedSharding, PartitionSpec as P; mesh = jax.make_mesh((2,), ('x',)); "
@@ -31,7 +31,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, untied: Path) -> dict[str,
         "saver.save(Path(sys.argv[2]), jax.tree.map(put, as_tree(Path(sys.argv[1])))); saver.wait_until_finished()"
     )
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    [saved] = run_together([["-c", code, str(whole), str(folder / "orbax")]], [two])
+    [saved] = run_together([["-c", code, str(whole), str(directory / "orbax")]], [two])
     assert saved.code == 0, saved.err
-    assert ocp.StandardCheckpointer().metadata(folder / "orbax") is not None
-    return {"safetensors": untied, "msgpack": folder / "msgpack", "orbax": folder / "orbax", "base": whole}
+    assert ocp.StandardCheckpointer().metadata(directory / "orbax") is not None
+    return {"safetensors": untied, "msgpack": directory / "msgpack", "orbax": directory / "orbax", "base": whole}

@@ -1,4 +1,4 @@
-"""One process that fails, dies, or has another source: an error on all of them, and nothing left."""
+"""A process that fails, dies, or has another source: an error on all of them, and nothing is left."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ import pytest
 from tests.support.processes import TOKENS, flags, free_port, run_together
 from tests.support.tiny import tiny_checkpoint
 
-HARM = """
+SCRIPT = """
 import os, sys, time
 import jaxconv.conversion as conversion
 import jaxconv.writer.share as share
 from jaxconv.cli import main
-rank, victim, harm = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
+rank, victim, fault = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 real = share.write_file
 def write_file(file, folder, copy_mode, advance):
     done = real(file, folder, copy_mode, advance)
     if rank == victim:
-        if harm == "SIGKILL":
+        if fault == "SIGKILL":
             os.kill(os.getpid(), 9)
         raise OSError(28, "No space left on device")
-    for _ in range(600):  # the others have five minutes' work on each file
+    for _ in range(600):  # the others need five minutes for each file
         time.sleep(0.5)
         advance(0)
     return done
 share.write_file = write_file
-if rank == victim and harm == "SIGKILL before":
+if rank == victim and fault == "SIGKILL before":
     conversion.staged_output = lambda *_: os.kill(os.getpid(), 9)
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize(
-    ("victim", "harm"), [(0, "SIGKILL"), (2, "SIGKILL"), (1, "SIGKILL before"), (0, "full disk"), (1, "full disk")]
+    ("victim", "fault"), [(0, "SIGKILL"), (2, "SIGKILL"), (1, "SIGKILL before"), (0, "full disk"), (1, "full disk")]
 )
-def test_one_failure_ends_all(untied: Path, tmp_path: Path, victim: int, harm: str) -> None:
-    """A process that is killed, or fails, before or after its first file: the others stop at work and say which it was."""
+def test_one_failure_ends_all(untied: Path, tmp_path: Path, victim: int, fault: str) -> None:
+    """A process is killed or fails, before or after its first file: the others stop working and name it."""
     port, size = free_port(), 3
     command = ["convert", str(untied), str(tmp_path / "new" / "out"), *TOKENS, "--backend", "numpy"]
     ended = run_together(
-        [["-c", HARM, str(rank), str(victim), harm, *command, *flags(rank, size, port)] for rank in range(size)]
+        [["-c", SCRIPT, str(rank), str(victim), fault, *command, *flags(rank, size, port)] for rank in range(size)]
     )
-    assert ended[victim].code == (1 if harm == "full disk" else -9)
+    assert ended[victim].code == (1 if fault == "full disk" else -9)
     for rank in {0, 1, 2} - {victim}:
         assert ended[rank].code == 1, ended[rank]
         assert f"process {victim} on {socket.gethostname()}" in ended[rank].err and "Traceback" not in ended[rank].err
-    # Folders above the output are removed by the first process, which made them.
+    # If the first process is killed the others remove the stage; the parents of the output, which it created, stay.
     assert [path for path in tmp_path.rglob("*") if path.name != "new"] == []
-    assert (tmp_path / "new").exists() == (victim == 0 and harm == "SIGKILL")
+    assert (tmp_path / "new").exists() == (victim == 0 and fault == "SIGKILL")
 
 
-def wrong_sources(untied: Path, folder: Path, wrong: str) -> Path:
-    """A source that is not that of the first process."""
-    place = folder / "other" / untied.name
-    if wrong == "values":
+def another_source(untied: Path, directory: Path, difference: str) -> Path:
+    """A source that differs from that of the first process."""
+    place = directory / "other" / untied.name
+    if difference == "values":
         return tiny_checkpoint(place, "llama", tie=False, shards=3, seed=1)
     other = shutil.copytree(untied, place)
-    if wrong == "absent":
+    if difference == "absent":
         shutil.rmtree(other)
-    if wrong == "config":
+    if difference == "config":
         config = json.loads((other / "config.json").read_text())
         (other / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0}))
-    if wrong == "backbone":
+    if difference == "backbone":
         shard = other / "model-00002-of-00004.safetensors"
         data = bytearray(shard.read_bytes())
         data[-2000:] = bytes(2000)
@@ -76,7 +76,7 @@ def wrong_sources(untied: Path, folder: Path, wrong: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("difference", "message"),
     [
         ("absent", "does not exist"),
         ("values", "process 1 on HOST has another set of weights than process 0 on HOST"),
@@ -84,10 +84,10 @@ def wrong_sources(untied: Path, folder: Path, wrong: str) -> Path:
         ("config", "process 1 on HOST has another config.json than process 0 on HOST"),
     ],
 )
-def test_another_source_on_one_host(untied: Path, tmp_path: Path, wrong: str, says: str) -> None:
-    """What one process finds otherwise than the first is an error of both that says what and where."""
+def test_another_source_on_one_host(untied: Path, tmp_path: Path, difference: str, message: str) -> None:
+    """A process that sees something else than the first: an error of both that says what and where."""
     port = free_port()
-    places = [untied, wrong_sources(untied, tmp_path, wrong)]
+    places = [untied, another_source(untied, tmp_path, difference)]
     (tmp_path / "at").mkdir()
     ended = run_together(
         [
@@ -98,12 +98,12 @@ def test_another_source_on_one_host(untied: Path, tmp_path: Path, wrong: str, sa
     )  # fmt: skip
     for process in ended:
         assert process.code == 1 and process.out == "", process
-        assert says.replace("HOST", socket.gethostname()) in process.err and "Traceback" not in process.err
+        assert message.replace("HOST", socket.gethostname()) in process.err and "Traceback" not in process.err
     assert not os.listdir(tmp_path / "at")
 
 
 def test_an_output_that_one_host_does_not_see(untied: Path, tmp_path: Path) -> None:
-    """Folders of the same name that are not the same are found out before anything is written."""
+    """Directories that are not shared are noticed before anything is written."""
     port = free_port()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -116,5 +116,5 @@ def test_an_output_that_one_host_does_not_see(untied: Path, tmp_path: Path) -> N
     )  # fmt: skip
     for process in ended:
         assert process.code == 1
-        assert f"host {socket.gethostname()} does not see {tmp_path / 'b'}/.out." in process.err
+        assert f"host {socket.gethostname()} does not see {tmp_path / 'b'}/.jaxconv-stage-" in process.err
     assert not os.listdir(tmp_path / "a") and not os.listdir(tmp_path / "b")

@@ -60,7 +60,7 @@ def original_config(family: str, **settings: Any) -> dict[str, Any]:
 def original_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     """Every tensor by its Hugging Face name, float32; norms near their neutral value, never at it."""
     family = family_for(config)
-    shapes = family.expected(config)
+    shapes = {name: parameter.shape for name, parameter in family.parameters(config).items()}
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], config["hidden_size"])
     generator = np.random.default_rng(seed)

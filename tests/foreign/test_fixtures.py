@@ -34,7 +34,7 @@ def test_tensors_and_logits_of_the_original(tmp_path: Path, name: str) -> None:
     """Tensors equal the original bit for bit where the library permutes, within one rounding where it scales."""
     case = unpack(name, tmp_path)
     result = jaxconv.convert(case.weights, tmp_path / "out", base=case.original, classifier_from_tokens=TOKENS, backend="jax")
-    assert result.plan.layout == case.about["layout"]
+    assert result.plan.model.layout == case.about["layout"]
     expected = original_tensors(case.config, case.about["seed"])
     head = expected.pop("lm_head.weight", expected["model.embed_tokens.weight"])
     found = load_file(tmp_path / "out" / "model.safetensors")

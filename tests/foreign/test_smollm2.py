@@ -50,7 +50,7 @@ def test_same_bytes_as_from_safetensors(tmp_path: Path, write: Callable[[dict[st
     write(_tree(source), tmp_path / "foreign")
     jaxconv.convert(source, tmp_path / "a", classifier_from_tokens=TOKENS, backend="jax")
     made = jaxconv.convert(tmp_path / "foreign", tmp_path / "b", base=source, classifier_from_tokens=TOKENS, backend="jax")
-    assert made.plan.layout == layout
+    assert made.plan.model.layout == layout
     with (
         safe_open(tmp_path / "a" / "model.safetensors", "np") as expected,
         safe_open(tmp_path / "b" / "model.safetensors", "np") as found,

@@ -42,7 +42,7 @@ def test_same_tensors_as_from_pytorch_names(tmp_path: Path, model_type: str, tie
     assert open_checkpoint(flax).format == "flax_safetensors"
     jaxconv.convert(source, tmp_path / "a", classifier_from_tokens=TOKENS, backend="jax")
     made = jaxconv.convert(flax, tmp_path / "b", classifier_from_tokens=TOKENS, backend="jax")
-    assert made.plan.layout == "hf_flax"
+    assert made.plan.model.layout == "hf_flax"
     expected, found = load_file(tmp_path / "a" / "model.safetensors"), load_file(tmp_path / "b" / "model.safetensors")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():

@@ -22,7 +22,7 @@ import jaxconv
 folder, kind, documents = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(getattr(AxisType, kind),) * 2, devices=jax.devices()[:4])
 model = jaxconv.load(folder, backend="jax", mesh=mesh)
-devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(model.model.decoder) if leaf.ndim > 1}
+devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(model.classifier.decoder) if leaf.ndim > 1}
 assert devices == {4}, devices
 print(json.dumps(model.score("capital?", documents, raw=True)))
 """

@@ -53,6 +53,6 @@ def test_stacked_layers_are_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("jaxconv.readers._tensorstore.LastRead", Counting)
     case = unpack("maxtext/qwen3_scanned_tied", tmp_path)
     made = jaxconv.convert(case.weights, tmp_path / "out", base=case.original, classifier_from_tokens=TOKENS, backend="numpy")
-    assert made.plan.layout == "maxtext"
+    assert made.plan.model.layout == "maxtext"
     stacks = 11
     assert sorted(reads.values()) in ([1] * (stacks + 2), [1] * (stacks + 1) + [2])

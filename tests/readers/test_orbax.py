@@ -71,8 +71,19 @@ def test_newest_step_is_numeric_and_unfinished_ones_are_left(tmp_path: Path, sav
     _assert_tree(tmp_path / "checkpoints")
     _assert_tree(tmp_path)
     _assert_tree(tmp_path / "checkpoints", 10)
-    with pytest.raises(SourceError, match=r"no step 11; it has 2, 9, 10"):
+    with pytest.raises(SourceError, match=r"step 11 .* is unfinished.*it has 2, 9, 10"):
         open_checkpoint(tmp_path, 11)
+
+
+def test_an_unfinished_newest_step_is_said(tmp_path: Path, saved: Path) -> None:
+    """The newest whole step is read with a note; the unfinished one cannot be chosen."""
+    shutil.copytree(saved, tmp_path / "10")
+    shutil.copytree(saved, tmp_path / "20.orbax-checkpoint-tmp-1")
+    notes = open_checkpoint(tmp_path).notes
+    assert len(notes) == 1 and "step 20 of" in notes[0] and "step 10, the newest whole one, is read" in notes[0]
+    assert open_checkpoint(tmp_path, 10).notes == ()
+    with pytest.raises(SourceError, match=r"step 20 of .* is unfinished.*it has 10"):
+        open_checkpoint(tmp_path, 20)
 
 
 def test_several_items_want_a_choice(tmp_path: Path, saved: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from jaxconv.checkpoint import DTYPE_BITS, NUMPY_NAMES, numpy_dtype
+from jaxconv.errors import OutputError
 from jaxconv.writer import OutputFile, stream
 from jaxconv.writer.stream import write_file
 from tests.support.refs import array_ref
@@ -44,7 +45,7 @@ def test_transposed_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dt
         }
 
 
-def test_a_full_disk_is_said_from_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_from_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of one block's write reaches the caller."""
     monkeypatch.setattr(stream, "BLOCK", 1 << 10)
     write = os.pwrite
@@ -56,5 +57,5 @@ def test_a_full_disk_is_said_from_every_thread(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "pwrite", full)
     plan = OutputFile("x.safetensors", (array_ref("t", _bits((100, 200), "F32").T),))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match=r"writing x\.safetensors of the output failed: No space left"):
         write_file(plan, tmp_path, "copy", lambda nbytes: None)

@@ -1,4 +1,4 @@
-"""Head arithmetic on PyTorch tensors."""
+"""Head arithmetic on PyTorch tensors, and which device "auto", "cpu" and "gpu" mean."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ import torch
 from numpy.typing import NDArray
 
 
-class TorchBackend:
+class TorchArithmetic:
     """Float32 arithmetic on one torch device."""
 
-    name = "torch"
-
     def __init__(self, device: str) -> None:
-        self.device = device
+        self.device = torch_device(device)
 
     def put(self, x: NDArray[Any]) -> torch.Tensor:
+        """Copies a float32 host array to the device."""
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
 
     def subtract(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x - y, elementwise."""
         return torch.subtract(x, y)
 
     def multiply(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """x times a float32 scalar."""
         return torch.multiply(x, torch.full((1,), scale, dtype=torch.float32, device=self.device))
 
     def get(self, x: torch.Tensor) -> NDArray[Any]:
+        """Copies a device tensor to a float32 host array."""
         return x.cpu().numpy()
 
 
-def open_backend(device: str) -> TorchBackend:
-    """The backend on a device: "auto" (CUDA where there is one), "cpu" or "gpu". `RuntimeError` without it."""
+def torch_device(device: str) -> str:
+    """The torch device of "auto" (CUDA if available), "cpu" or "gpu". Raises `RuntimeError` if it is not available."""
     if device == "tpu":
         raise RuntimeError("PyTorch has no TPU device here; the JAX backend has.")
     if device == "gpu" and not torch.cuda.is_available():
         raise RuntimeError("torch.cuda finds no GPU.")
-    return TorchBackend("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,38 @@
+"""What `convert` tells a person."""
+
+from __future__ import annotations
+
+from jaxconv.bundle.card import serve_command
+from jaxconv.cli._output import human_bytes
+from jaxconv.conversion import ConversionResult
+
+
+def summary(result: ConversionResult, copy_mode: str) -> str:
+    """What was done, a line each; warnings and the serve command are last."""
+    plan, model = result.plan, result.plan.model
+    tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
+    order = " (false first, true second)" if len(plan.tokens) == 2 else ""
+    preset = f", preset {plan.preset} by {plan.preset_origin}" if plan.preset else ""
+    head = f"F32 [{plan.num_labels}, {plan.hidden_size}] from {model.lm_head.weight.name}"
+    lines = [
+        f"{model.family.architecture} -> {model.family.target_architecture}  [{model.format}, layout {model.layout}]",
+        f"tokens      {tokens}{order}, {plan.method}{preset}",
+        f"head        {head} by {result.backend} on {result.device}",
+        f"activation  {plan.activation}, score = {plan.calibration.scale:g} x logit {plan.calibration.bias:+g}",
+        "files       " + ", ".join(f"{name} ({how})" for name, how in result.files.items()),
+        f"size        {human_bytes(result.nbytes)} in {result.seconds:.2f} s",
+    ]
+    if plan.dtype is not None:
+        stored = sorted({ref.dtype for ref in model.checkpoint.tensors.values()} - {plan.dtype})
+        lines.append(f"dtype       backbone cast from {', '.join(stored) or plan.dtype} to {plan.dtype}; the head stays F32")
+    if plan.pad_token is not None and plan.pad_token.added:
+        lines.append(f"pad token   {plan.pad_token.text!r} ({plan.pad_token.id}) added: the tokenizer had none")
+    if copy_mode != "copy" and "copy" in result.files.values():
+        lines.append(f"note        the file system cannot {copy_mode} from the source; those files were copied instead")
+    if result.report is not None and result.report.scores is not None:
+        scores = result.report.scores
+        lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
+    lines += [f"warning     {warning}" for warning in plan.warnings]
+    if result.output is not None:
+        lines.append(f"serve       {serve_command(plan, str(result.output))}")
+    return "\n".join(lines)

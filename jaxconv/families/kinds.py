@@ -1,0 +1,21 @@
+"""The kind of module that a parameter belongs to, from its name and shape."""
+
+from __future__ import annotations
+
+from jaxconv.families.parameter import Parameter
+
+
+def parameter(name: str, shape: tuple[int, ...], embeddings: frozenset[str]) -> Parameter:
+    """A parameter of a decoder.
+
+    Args:
+        name: Its name in the file.
+        shape: Its shape.
+        embeddings: The names of the embeddings among the model's parameters.
+    """
+    if name in embeddings:
+        return Parameter(shape, "embedding")
+    module = name.rpartition(".")[0]
+    if any("norm" in part for part in module.split(".")[-3:]):
+        return Parameter(shape, "norm")
+    return Parameter(shape, "linear" if len(shape) == 2 and name.endswith(".weight") else "other")

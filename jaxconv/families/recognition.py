@@ -1,0 +1,97 @@
+"""Config -> family, by the table or by structure, or the reason why there is none."""
+
+from __future__ import annotations
+
+from jaxconv.errors import RefusedError
+from jaxconv.families.by_proof import proof_family
+from jaxconv.families.family import Family, text_config
+from jaxconv.families.refusals import REFUSED
+from jaxconv.families.row import Row
+from jaxconv.families.table import FAMILIES
+from jaxconv.families.table_family import TableFamily
+from jaxconv.json_files import JsonObject
+
+KNOWN = f"Known model types: {', '.join(FAMILIES)}."
+
+
+# Classes that training runs put around a model and save as its architecture.
+WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel")
+
+
+def family_for(config: JsonObject) -> Family:
+    """The family of a config.json: a row of the table, else one whose conversions have to be proven.
+
+    Args:
+        config: The whole config.json.
+
+    Raises:
+        RefusedError: It is not a decoder with a linear head, or not one that jaxconv knows or can prove.
+    """
+    text = text_config(config)
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    _refuse(config, architecture)
+    for model_type in (config.get("model_type"), text.get("model_type")):
+        row = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+        if row is not None:
+            return TableFamily(str(model_type), _checked(row, str(model_type), architecture), row.spellings[0])
+    _require_causal_lm(architecture)
+    family = proof_family(config, KNOWN)
+    if architecture not in (None, family.architecture):
+        raise RefusedError(
+            f"{family.model_type} with architecture {architecture!r} is not known; expected {family.architecture}."
+        )
+    return family
+
+
+def _refuse(config: JsonObject, architecture: object) -> None:
+    """Raises `RefusedError` for what no family can be."""
+    text = text_config(config)
+    model_type = text.get("model_type")
+    if isinstance(architecture, str) and architecture.endswith("ForSequenceClassification"):
+        raise RefusedError(f"the source is a classifier already ({architecture}); vLLM serves it as it is.")
+    if config.get("is_encoder_decoder"):
+        raise RefusedError(f"{model_type} is an encoder-decoder; its answer is not the next token of one decoder. {KNOWN}")
+    for name in (architecture, model_type, config.get("model_type")):
+        if isinstance(name, str) and name in REFUSED:
+            raise RefusedError(f"{name} cannot be converted exactly: {REFUSED[name]}.")
+    if config.get("quantization_config") or text.get("quantization_config"):
+        raise RefusedError(
+            "the source is quantised (config.json has quantization_config); expected plain weights. "
+            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a "
+            "merged model keeps the key), remove quantization_config from config.json."
+        )
+    if _bidirectional(text) or _bidirectional(config) or "Bidirectional" in str(architecture):
+        raise RefusedError(
+            f"the source is bidirectional ({architecture}, see is_causal and use_bidirectional_attention in "
+            "config.json); expected a causal LM, whose last token's logits are the answer."
+        )
+
+
+def _bidirectional(config: JsonObject) -> bool:
+    return config.get("is_causal") is False or bool(config.get("use_bidirectional_attention"))
+
+
+def _require_causal_lm(architecture: object) -> None:
+    if architecture is not None and not str(architecture).endswith("ForCausalLM"):
+        raise RefusedError(f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {KNOWN}")
+
+
+def _is_wrapper(architecture: object, expected: str) -> bool:
+    """Whether a class name is that of a wrapper: FSDPQwen3ForCausalLM, PeftModelForCausalLM, OptimizedModule."""
+    if not isinstance(architecture, str):
+        return False
+    return architecture in WRAPPERS or architecture.startswith("Peft") or architecture.endswith(expected)
+
+
+def _checked(row: Row, model_type: str, architecture: object) -> Row:
+    """The row, if it accepts the architecture."""
+    if architecture not in (None, row.architecture, *row.accepts):
+        if _is_wrapper(architecture, row.architecture):
+            raise RefusedError(
+                f"config.json names the class {architecture}, a wrapper of the training run around {row.architecture}; "
+                f'loaders look for a model of that name. Set "architectures": ["{row.architecture}"] in config.json.'
+            )
+        _require_causal_lm(architecture)
+        raise RefusedError(f"{model_type} with architecture {architecture!r} is not known; expected {row.architecture}.")
+    return row

@@ -1,0 +1,49 @@
+"""Numbers and flags of a config.json, checked."""
+
+from __future__ import annotations
+
+import math
+
+from jaxconv.errors import SourceError
+from jaxconv.json_files import JsonObject
+
+MAX_LAYERS = MAX_EXPERTS = 4096
+MAX_SIZE = 1 << 31
+
+
+def integer(config: JsonObject, key: str, default: int | None = None, *, limit: int = MAX_SIZE) -> int:
+    """A whole number from 1 to `limit`; `default` if the key is absent or null.
+
+    Raises:
+        SourceError: The value is something else.
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not 0 < value <= limit:
+        found = repr(value)[:60] if key in config else "nothing"
+        raise SourceError(f"config.json has {found} as {key}; expected a whole number from 1 to {limit}.")
+    return value
+
+
+def number(config: JsonObject, key: str) -> float:
+    """A finite number above zero.
+
+    Raises:
+        SourceError: The value is something else.
+    """
+    value = config.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        raise SourceError(f"config.json has {value!r} as {key}; expected a finite number above zero.")
+    return float(value)
+
+
+def flag(config: JsonObject, key: str, default: bool) -> bool:
+    """True or false; null counts as false.
+
+    Raises:
+        SourceError: The value is something else.
+    """
+    value = config.get(key, default)
+    if not isinstance(value, bool | None):
+        raise SourceError(f"config.json has {value!r} as {key}; expected true or false.")
+    return bool(value)

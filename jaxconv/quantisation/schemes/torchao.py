@@ -1,0 +1,116 @@
+"""torchao: tensor subclasses taken apart, each one's kind a JSON text in the metadata of the safetensors file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxconv.checkpoint import TensorRef
+from jaxconv.errors import RefusedError, SourceError
+from jaxconv.families.parameter import Parameter
+from jaxconv.quantisation.consumers import Consumer, consumers
+from jaxconv.quantisation.json_values import JsonObject, flag, pair, section, strings, with_entry
+from jaxconv.quantisation.layouts import FLOATS, FP8, INT8, codes_times_scales, grid, matrix_of
+from jaxconv.quantisation.protocol import Source
+from jaxconv.quantisation.refusals import ORIGINAL
+from jaxconv.quantisation.storage import Part, Storage
+
+NAME = "torchao"
+METHODS = frozenset({"torchao"})
+COMPANIONS: Mapping[str, Mapping[str, str]] = {}
+SERVING_DTYPES = ("float32", "float16", "bfloat16")
+
+LIST = "modules_to_not_convert"
+PLAIN = "Tensor"
+CODES, SCALE, ZERO = "_weight_qdata", "_weight_scale", "_weight_zero_point"
+# Kind of a tensor -> in words, and the dtypes of its codes. All are (code - zero point) · scale of the block.
+KINDS: Mapping[str, tuple[str, frozenset[str]]] = {
+    "Int8Tensor": ("int8", INT8),
+    "IntxUnpackedToInt8Tensor": ("int8 codes of fewer bits", INT8),
+    "Float8Tensor": ("fp8", FP8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Torchao:
+    """A checkpoint of torchao. `kinds` are the descriptions in the metadata, by parameter."""
+
+    config_name: str
+    kinds: Mapping[str, JsonObject]
+    tensors: Mapping[str, TensorRef]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The method and the config that it was saved with."""
+        return f"{NAME}, {self.config_name}"
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """All that have torchao."""
+        return consumers(vllm="vLLM needs the package torchao.", transformers="transformers needs the package torchao.")
+
+    def storage(self, name: str, parameter: Parameter) -> Storage | None:
+        """As in `Quantisation`."""
+        described = self.kinds.get(name)
+        if described is None or described.get("_type") == PLAIN:
+            return None
+        kind, matrix = described.get("_type"), matrix_of(name, parameter)
+        if kind not in KINDS or matrix is None:
+            raise RefusedError(
+                f"{name} is a {kind!r} of torchao; expected one of: {', '.join(KINDS)}. How the others lie in the file "
+                f"depends on the machine that wrote them. {ORIGINAL}"
+            )
+        module, shape = matrix
+        block = pair(section(described, "_data") or {}, "block_size")
+        if block is None or block[0] not in (1, shape[0]):
+            raise SourceError(f"The metadata of {name} has {block} as block_size; expected rows of 1 or all, and columns.")
+        words, dtypes = KINDS[str(kind)]
+        parts = [Part(CODES, dtypes, (shape,), axis=0), grid(SCALE, shape, block)]
+        if ZERO.removeprefix("_weight_") in (strings(described, "_tensor_data_names") or ()):
+            parts.append(grid(ZERO, shape, block, INT8 | FLOATS))
+        scope = "per channel" if block == (1, shape[1]) else f"in blocks of {block[0]} x {block[1]}"
+        return Storage(
+            module, f"{words} {scope} ({kind})", shape, tuple(parts), codes_times_scales(CODES, SCALE, block, shape[1], ZERO)
+        )
+
+    def accompanies(self, name: str) -> bool:
+        """As in `Quantisation`: torchao has nothing but parameters."""
+        return False
+
+
+def open(config: JsonObject, source: Source) -> Torchao:
+    """As in `Scheme`."""
+    kinds = {name: kind for name, text in source.metadata.items() if "." in name and (kind := _described(name, text))}
+    if not kinds:
+        raise SourceError(
+            "quantization_config says torchao, and the files hold no metadata of torchao, which names the kind of each "
+            "tensor. Get the checkpoint again, or save it with transformers 5 and torchao 0.15 or newer."
+        )
+    strings(config, LIST)
+    flag(config, "include_input_output_embeddings", False)
+    default = section(section(config, "quant_type") or {}, "default") or {}
+    return Torchao(str(default.get("_type", "unnamed")), kinds, source.tensors)
+
+
+def keep_score_plain(config: JsonObject) -> JsonObject | None:
+    """As in `Scheme`."""
+    return with_entry(config, LIST, "score")
+
+
+def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
+    """As in `Scheme`: the method has no companions."""
+    return None
+
+
+def _described(name: str, text: str) -> JsonObject | None:
+    """The JSON object of one parameter; None where the metadata speaks of something else."""
+    if not re.fullmatch(r"\s*\{.*\}\s*", text, re.DOTALL):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise SourceError(f"The metadata of {name} is not JSON: {error}. Get the checkpoint again.") from error
+    return found if isinstance(found, dict) and "_type" in found else None

@@ -1,0 +1,62 @@
+"""Turns an OSError into an error that says which file could not be used, of which side, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxconv.errors import OutputError, SourceError
+
+SOURCE_REMEDIES = {
+    errno.ENOENT: "It existed when the conversion began: put it back",
+    errno.EACCES: "Make it readable",
+    errno.EPERM: "Make it readable",
+    errno.EIO: "Check the disk, or download the file again",
+    errno.ESTALE: "It was removed on the file server: put it back",
+}
+OUTPUT_REMEDIES = {
+    errno.ENOSPC: "Free some space, or name an output on another file system",
+    errno.EDQUOT: "Free some of your quota, or name an output on another file system",
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f), or name an output on another file system",
+    errno.EROFS: "Name an output on a file system that can be written to",
+    errno.EACCES: "Make the directory writable, or name another one",
+    errno.EPERM: "Make the directory writable, or name another one",
+    errno.EIO: "Check the disk, or name an output on another one",
+    errno.ENOENT: "Something removed it during the conversion: find out what",
+}
+
+
+@contextlib.contextmanager
+def reading_source(name: Path | str) -> Iterator[None]:
+    """Raises `SourceError` naming the file or tensor that was read when the block raises an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"reading {name} of the source failed: {error.strerror or error}. Nothing was published. "
+            f"{SOURCE_REMEDIES.get(error.errno or 0, 'Make it readable')}, then run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def writing_output(name: Path | str) -> Iterator[None]:
+    """Raises `OutputError` naming the file that was written when the block raises an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(f"writing {name} of the output failed", error) from error
+
+
+def output_error(what: str, error: OSError) -> OutputError:
+    """The error for a failure on the side of the output, before anything was published.
+
+    Args:
+        what: What failed, as the start of a sentence.
+        error: The reason.
+    """
+    remedy = OUTPUT_REMEDIES.get(error.errno or 0, "Name another output")
+    return OutputError(
+        f"{what}: {error.strerror or error}. Nothing was published. {remedy}, then run the same command again."
+    )

@@ -1,0 +1,1 @@
+"""What happens to outputs when processes die."""

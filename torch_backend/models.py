@@ -1,0 +1,236 @@
+"""transformers' own models, built from a config and filled with tensors that are read one at a time.
+
+Nothing is loaded from a directory, so that no adapter, code or generation config beside the weights has an effect.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+Array: TypeAlias = NDArray[Any]
+Tensors: TypeAlias = Mapping[str, Callable[[], Array]]
+
+ROWS = 32  # sequences in a batch
+TOKENS = 8192  # tokens in a batch, padding included
+EMBEDDING = "embed_tokens.weight"
+HEADS = ("lm_head.", "score.")
+
+
+class ModelError(ValueError):
+    """transformers cannot build or run the model of a config, or the tensors do not fit it."""
+
+
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Why the installed transformers has no model for a config; None if it has one."""
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
+        return None
+    return f"transformers {transformers.__version__} has no model_type {model_type!r}. Install a version that has it."
+
+
+def load_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
+    """The model up to its final norm.
+
+    Args:
+        config: A config.json. Of a multimodal model the language model is built.
+        tensors: Functions that read the tensors, by Hugging Face name; tensors of heads and towers are left out.
+        device: The torch device.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ModelError: The model cannot be built, or tensors are missing or misshaped.
+    """
+    return _load(transformers.MODEL_MAPPING, config, tensors, device, dtype)
+
+
+def load_causal_lm(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
+    """The causal LM with its head, tied or not. Arguments and errors are those of `load_backbone`."""
+    return _load(transformers.MODEL_FOR_CAUSAL_LM_MAPPING, config, tensors, device, dtype)
+
+
+@torch.inference_mode()
+def hidden_states(model: Any, token_ids: Sequence[Sequence[int]]) -> Array:
+    """Last hidden states [N, hidden] float32 at the last token; one sequence at a time, without padding."""
+    return _rows(token_ids, lambda ids: _run(model, ids).last_hidden_state[0, -1])
+
+
+@torch.inference_mode()
+def causal_logits(model: Any, token_ids: Sequence[Sequence[int]], answers: Sequence[int]) -> Array:
+    """A causal LM's own logits [N, answers] float32 after the last token; one sequence at a time, without padding."""
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    return _rows(token_ids, lambda ids: _run(model, ids, **last_only).logits[0, -1, list(answers)])
+
+
+def _rows(token_ids: Sequence[Sequence[int]], row_of: Callable[[Sequence[int]], torch.Tensor]) -> Array:
+    try:
+        rows = [row_of(ids) for ids in token_ids]
+    except Exception as error:  # a config that builds may still not run, and any error may come of it
+        raise ModelError(f"{type(error).__name__}: {str(error).strip()[:500]}") from error
+    return torch.stack(rows).float().cpu().numpy()
+
+
+def _run(model: Any, ids: Sequence[int], **options: int) -> Any:
+    return model(torch.tensor([list(ids)], device=model.device), use_cache=False, **options)
+
+
+class TorchClassifier:
+    """A backbone with a float32 score head, bias included (transformers' own classes would drop the bias)."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Tensors,
+        weight: Array,
+        bias: Array | None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        self.backbone = load_backbone(config, tensors, device, dtype)
+        self.weight = to_torch(weight).float().to(device)
+        self.bias = None if bias is None else to_torch(bias).float().to(device)
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raw logits [labels] of each sequence, in order; batches are padded on the right."""
+        rows: list[list[float]] = [[] for _ in token_ids]
+        for members in _batches(token_ids):
+            lengths = torch.tensor([len(token_ids[row]) for row in members])
+            ids = torch.zeros(len(members), int(lengths.max()), dtype=torch.long)
+            for i, row in enumerate(members):
+                ids[i, : len(token_ids[row])] = torch.tensor(token_ids[row])
+            mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+            device = self.weight.device
+            hidden = self.backbone(ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(members)), lengths - 1].float()
+            scores = torch.nn.functional.linear(last, self.weight, self.bias)
+            for row, score in zip(members, scores.tolist(), strict=True):
+                rows[row] = score
+        return rows
+
+
+def _batches(token_ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """The indices of the sequences of each batch, short ones first."""
+    batch: list[int] = []
+    for row in sorted(range(len(token_ids)), key=lambda row: len(token_ids[row])):
+        if batch and (len(batch) == ROWS or (len(batch) + 1) * len(token_ids[row]) > TOKENS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+class _LazyTensor:
+    """A tensor that transformers reads (`tensor[...]`) when it is placed. Reads never overlap."""
+
+    lock = threading.Lock()
+
+    def __init__(self, read: Callable[[], Array]) -> None:
+        self._read = read
+
+    def __getitem__(self, index: object) -> torch.Tensor:
+        with self.lock:
+            return to_torch(self._read())[index]  # type: ignore[index]
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """A NumPy (or ml_dtypes) array as a tensor of the same bits, which shares its memory where it can."""
+    dtype = getattr(torch, array.dtype.name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"a tensor has dtype {array.dtype}, which PyTorch does not have. Convert the model first.")
+    with warnings.catch_warnings():  # of arrays that are not writable; nothing writes to parameters
+        warnings.simplefilter("ignore", UserWarning)
+        flat = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return flat.view(dtype).reshape(array.shape)
+
+
+def _load(models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
+    with _quiet():
+        try:
+            settings, model_class = _class_for(models, config)
+            with torch.device("meta"):
+                names = list(model_class(settings).state_dict())
+            model, info = model_class.from_pretrained(
+                None,
+                config=settings,
+                state_dict={name: _LazyTensor(read) for name, read in _renamed(tensors, names).items()},
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # configs of strangers make transformers raise nearly anything
+            raise ModelError(f"{type(error).__name__}: {str(error).strip()[:500]}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{len(missing)} tensors are missing, among them {missing[0]}. Download the weights again.")
+    return model.to(device).eval()
+
+
+def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The config as an object, and the model class for it; of a multimodal model those of its language model."""
+    candidates = [config]
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        tied = {"tie_word_embeddings": config["tie_word_embeddings"]} if "tie_word_embeddings" in config else {}
+        candidates.insert(0, {**tied, **text})
+    for candidate in candidates:
+        if unsupported(candidate) is None:
+            plain = {key: value for key, value in candidate.items() if key != "auto_map"}
+            settings = transformers.CONFIG_MAPPING[str(candidate["model_type"])].from_dict(plain)
+            if type(settings) in models:
+                found = models[type(settings)]
+                return settings, found[0] if isinstance(found, tuple) else found
+    raise ModelError(
+        unsupported(config)
+        or f"transformers {transformers.__version__} has no such model of model_type {config.get('model_type')!r}."
+    )
+
+
+def _renamed(tensors: Tensors, names: Sequence[str]) -> Tensors:
+    """The tensors with the prefix that the model gives its embedding; unchanged where either has no single embedding.
+
+    The names that transformers itself would convert (experts of a mixture, for example) only lose or gain a prefix here.
+    """
+    before = [name.removesuffix(EMBEDDING) for name in tensors if _is_embedding(name)]
+    after = [name.removesuffix(EMBEDDING) for name in names if _is_embedding(name)]
+    if len(before) != 1 or len(after) != 1:
+        return tensors
+    renamed = {}
+    for name, read in tensors.items():
+        head = next((name[name.index(head) :] for head in HEADS if f".{head}" in f".{name}"), None)
+        if head is not None and not name.startswith(f"{before[0]}layers."):
+            renamed[head] = read
+        elif name.startswith(before[0]):
+            renamed[after[0] + name.removeprefix(before[0])] = read
+    return renamed
+
+
+def _is_embedding(name: str) -> bool:
+    return name == EMBEDDING or name.endswith(f".{EMBEDDING}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers."""
+    log: Any = logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
