@@ -35,7 +35,7 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
     if config.get("architectures") != [model.family.target_architecture]:
         yield f"config.json has architectures {config.get('architectures')}; expected ['{model.family.target_architecture}']."
     yield from _check_labels(config, expected)
-    dtype = NUMPY_NAMES[_main_dtype(output)]
+    dtype = NUMPY_NAMES[_main_dtype(output, model.family.head.score)]
     for key in ("dtype", "torch_dtype"):
         if config.get(key) != dtype:
             yield f"config.json has {key} {config.get(key)!r}; the backbone is {dtype}."
@@ -89,10 +89,10 @@ def _check_activation(config: JsonObject, expected: Expected) -> Iterator[str]:
         yield f"config.json has the activation {shown}; jaxconv.json records {expected.activation}."
 
 
-def _main_dtype(output: Output) -> str:
+def _main_dtype(output: Output, score: str) -> str:
     """The dtype of most bytes of the backbone."""
     sizes: dict[str, int] = {"F32": 0}
     for name, stored in output.tensors.items():
-        if not name.startswith("score."):
+        if not name.startswith(f"{score}."):
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
     return max(sizes, key=lambda dtype: sizes[dtype])

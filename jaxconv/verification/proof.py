@@ -18,7 +18,7 @@ from jaxconv.sources.hub import HubAccess
 from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
 from jaxconv.verification.claims import Claims, Expected, expect
 from jaxconv.verification.config import check_config
-from jaxconv.verification.head import HEAD, Head, check_head
+from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
@@ -169,7 +169,8 @@ def prove(
     merges = adapter.merges(lambda name: _dtype_of(name, arrays, model))
     structure = compare_tensors(
         tuple(model.checkpoint.tensors), arrays, output.tensors,
-        dtype=expected.dtype, merges=merges, left_out=lambda name: model.family.is_left_out(name, model.config),
+        dtype=expected.dtype, merges=merges, score=model.family.head.score,
+        left_out=lambda name: model.family.is_left_out(name, model.config),
     )  # fmt: skip
     head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
@@ -208,7 +209,7 @@ def _check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
 def _adapter(model: Model) -> AdapterFiles:
     if model.adapter is None:
         return AdapterFiles({}, {})
-    return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, HEAD})
+    return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, model.family.head.weight})
 
 
 def _dtype_of(name: str, arrays: SourceFiles, model: Model) -> str:
