@@ -20,7 +20,7 @@ from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 FORMAT = "orbax"
 PRIORITY = 5
 TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
-# Items of a checkpoint manager that hold parameters, those that win first (MaxText, Tunix, orbax's defaults).
+# Items of a checkpoint manager that hold parameters, by priority (MaxText, Tunix, orbax's defaults).
 ITEMS = ("items", "model_params", "params", "default", "state", "model")
 STEP = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})")
 UNFINISHED = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})\.orbax-checkpoint-tmp(?:-\d+)?")
@@ -32,13 +32,13 @@ NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether an Orbax item lies here, or below one step; URIs are always taken for Orbax."""
+    """Whether this is an Orbax item or has one below a step. URIs are always taken for Orbax."""
     if not isinstance(weights, Path):
         return True
     try:
         return weights.is_dir() and _find(Location(weights), None)[0] is not None
     except SourceError:
-        return True  # it is Orbax, and open() says what is wrong with it
+        return True  # it is Orbax, and open() reports the problem
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
@@ -158,7 +158,7 @@ def _is_item(location: Location) -> bool:
 
 
 def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
-    """TensorStore specs by path of keys."""
+    """TensorStore specs, by path of keys."""
     raw = location.read(TREE)
     if raw is None:
         return _listed(location)
@@ -167,13 +167,13 @@ def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
     if database is None:
         database = location.read(MANIFEST) is not None
     driver = "zarr3" if document.get("use_zarr3") else "zarr"
-    # Older versions of Orbax store no chunk of zeros; where all are stored, one that is missing is lost.
+    # Older versions of Orbax do not store chunks of zeros. Where all chunks are stored, a missing one is an error.
     fill = not document.get("store_array_data_equal_to_fill_value")
     return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
 
 
 def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> dict[str, Any]:
-    """TensorStore's spec of an array; `fill` takes chunks that are not there for zeros."""
+    """The TensorStore spec of an array. With `fill`, missing chunks are zeros."""
     if database:
         store: Any = {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}
     else:
@@ -182,18 +182,17 @@ def _spec(location: Location, name: str, database: bool, driver: str, fill: bool
 
 
 def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
-    """The arrays of a `_METADATA` by path of keys, and the document. Raises `SourceError` for any other JSON."""
+    """The paths of the arrays in a `_METADATA` file, and the document. Raises `SourceError` for any other JSON."""
     if len(raw) > MAX_TREE:
         raise SourceError(f"{where} has {len(raw)} bytes, more than {MAX_TREE}. Copy the checkpoint again.")
     document = parse_json(raw, where, "Copy the checkpoint again.")
     try:
         entries = document["tree_metadata"]
-        found = [_entry(entry) for entry in entries.values()]
+        paths = [path for entry in entries.values() if (path := _entry(entry)) is not None]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SourceError(
-            f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
+            f"{where} is not a tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
         ) from None
-    paths = [path for path in found if path is not None]
     if not 0 < len(set(paths)) == len(paths) <= MAX_ARRAYS:
         raise SourceError(
             f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again."
@@ -210,7 +209,7 @@ def _entry(entry: Mapping[str, Any]) -> Keys | None:
 
 
 def _listed(location: Location) -> dict[Keys, dict[str, Any]]:
-    """Without `_METADATA` the arrays are those that the database, or the folder, lists."""
+    """The arrays that the database or the directory lists, for checkpoints without `_METADATA`."""
     if location.read(MANIFEST) is not None:
         import tensorstore
 
