@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,7 +146,7 @@ def test_ids_with_an_instruction(preset: Preset, outputs: Any) -> None:
 def test_every_consumer_has_the_same_ids(preset: Preset, outputs: Any) -> None:
     """The named template without special tokens (sentence-transformers) and `jaxconv score` give what vLLM is served."""
     source, output = made = outputs(preset)
-    scorer = Scorer(output, None, "none")  # type: ignore[arg-type]
+    scorer = Scorer(output, SimpleNamespace(vocabulary_size=1 << 20), "none")  # type: ignore[arg-type]
     named = (output / TEMPLATE).read_text()
     for query, document in CASES.values():
         text = rendered(named, query, document, source, add_generation_prompt=True)
@@ -159,7 +160,7 @@ def test_a_long_document_is_cut_and_the_suffix_kept(name: str, outputs: Any) -> 
     source, output = outputs(get(name))
     query, document = "what is it", "a long document of many words " * 400
     theirs = authors_encode(authors_code(name), source, 300)(query, document, None)
-    scorer = Scorer(output, None, "none")  # type: ignore[arg-type]
+    scorer = Scorer(output, SimpleNamespace(vocabulary_size=1 << 20), "none")  # type: ignore[arg-type]
     scorer.encoder.max_length = len(theirs)
     ours, empty = scorer.encode(query, document), scorer.encode(query, "")
     suffix = next(count for count in range(1, 99) if empty[-count - 1 :] != ours[-count - 1 :])
