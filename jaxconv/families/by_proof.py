@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # The warning of a plan, the note of a card.
 PROOF = (
     "by proof: jaxconv has no table of this family. The output is published only after transformers ran source and output "
-    "and their scores agreed, which needs PyTorch and transformers (pip install 'jaxconv[torch]')."
+    "and their scores agreed, which needs PyTorch and transformers (pip install 'jaxconv[torch]'). vLLM runs its own code: "
+    "compare a server with `jaxconv verify --against-vllm`."
 )
 INSTALL = "pip install 'jaxconv[torch]'"
 NEEDS = ("torch", "transformers")

@@ -13,8 +13,8 @@ from tests.support.vllm_server import HEADS, served
 from tests.vllm.test_served import check_served
 
 pytestmark = pytest.mark.vllm
-# A plain decoder, partial rotary embedding and four norms, norms after the layers, learned positions, old tensor names.
-FAMILIES = ("arcee", "glm", "exaone4", "opt", "gpt_neox")
+# A plain decoder, partial rotary embedding and four norms, norms after the layers, learned positions, a tied head.
+FAMILIES = ("arcee", "glm", "exaone4", "opt", "ernie4_5")
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
