@@ -21,9 +21,9 @@ from jaxconv.inspection import describe_plan
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
-from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress

@@ -12,9 +12,9 @@ from jaxconv.errors import RefusedError, TokenError
 from jaxconv.families import Rows
 from jaxconv.model import Model, ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, example_prompt, make_plan
-from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
+from jaxconv.text.prompt import read_template
 
 
 class TokenDescription(TypedDict):

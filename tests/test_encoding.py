@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jaxconv.encoding import PairEncoder
 from jaxconv.errors import UsageError
-from jaxconv.prompt import vllm_template
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.encoding import PairEncoder
+from jaxconv.text.prompt import vllm_template
+from jaxconv.text.tokenizer import Vocabulary
 from tests.support.text_cases import byte_level
 
 TEMPLATES = {

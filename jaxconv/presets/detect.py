@@ -13,7 +13,7 @@ from jaxconv.json_files import read_json
 from jaxconv.presets import Preset, for_hub_id, get
 from jaxconv.presets.recorded_prompt import has_logit_score
 from jaxconv.sources import Source
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 

@@ -11,10 +11,10 @@ from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import JaxconvError, UsageError, VerificationError
 from jaxconv.model import Model, ReadOptions, read_model
-from jaxconv.prompt import read_template
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
 from jaxconv.verification.claims import Claims, Expected, expect
 from jaxconv.verification.config import check_config

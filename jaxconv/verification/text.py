@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.encoding import PairEncoder
 from jaxconv.errors import JaxconvError
 from jaxconv.json_files import JsonObject, read_optional_object
-from jaxconv.prompt import TEMPLATE_NAME
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.transformers_reading import Asked, Reading, ReadingError, Rendered, is_installed, read_with_transformers
+from jaxconv.text.encoding import PairEncoder
+from jaxconv.text.prompt import TEMPLATE_NAME
+from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.text.transformers_reading import Asked, Reading, ReadingError, Rendered, is_installed, read_with_transformers
 
 RECORD = "sentence_bert_config.json"
 # What jaxconv says by its own reading where transformers is not installed.

@@ -12,9 +12,9 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from jaxconv.errors import JaxconvError, SourceError
-from jaxconv.prompt import PLAIN, Prompt, vllm_template
-from jaxconv.prompt_fit import fit_prompt
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.prompt import PLAIN, Prompt, vllm_template
+from jaxconv.text.prompt_fit import fit_prompt
+from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.tokens import resolve_tokens
 from tests.support.text_cases import LLAMA, byte_level
 

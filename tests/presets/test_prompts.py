@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 
 import jaxconv
 from jaxconv.bundle.sentence_transformers import NAMED_TEMPLATE as TEMPLATE
-from jaxconv.encoding import folder_encoder
 from jaxconv.presets import Preset, get, presets
+from jaxconv.text.encoding import folder_encoder
 from tests.support.authors import Encode, authors_code
 from tests.support.real_checkpoints import architecture_of, checkpoint_of
 from tests.support.real_tokenizers import QWEN, tokenizer_folder
