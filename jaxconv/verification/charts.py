@@ -66,7 +66,17 @@ class Histogram:
 
 
 def scatter(x: Sequence[float], y: Sequence[float], tolerance: float, texts: Sequence[str]) -> Scatter:
-    """The scatter plot of all pairs of finite numbers; `texts` holds a label for each."""
+    """The scatter plot of all pairs of finite numbers.
+
+    Args:
+        x: The value of each pair on the horizontal axis.
+        y: The value of each pair on the vertical axis.
+        tolerance: The largest difference of a pair that passes, in the unit of the values.
+        texts: A label for each pair.
+
+    Returns:
+        The dots in pixels of the chart, those above the tolerance marked, and the ticks of both axes, which are alike.
+    """
     rows = [row for row in zip(x, y, texts, strict=True) if math.isfinite(row[0]) and math.isfinite(row[1])]
     values = [value for row in rows for value in row[:2]] or [0.0]
     low, high = min(values), max(values)
@@ -83,7 +93,12 @@ def scatter(x: Sequence[float], y: Sequence[float], tolerance: float, texts: Seq
 
 
 def histogram(errors: Sequence[float], tolerance: float) -> Histogram:
-    """Counts of the sizes of finite differences, in bars of equal ratio; the tolerance is an edge between two bars."""
+    """Counts of the sizes of finite differences, in bars of equal ratio; the tolerance is an edge between two bars.
+
+    Args:
+        errors: The differences, of either sign; NaN and infinities are left out.
+        tolerance: The largest size that passes.
+    """
     sizes = [max(abs(error), SMALLEST) for error in errors if math.isfinite(error)]
     origin = math.log10(tolerance) if tolerance > SMALLEST else math.log10(SMALLEST)
     counts = Counter(math.ceil((math.log10(size) - origin) * PER_DECADE - 1e-9) - 1 for size in sizes)

@@ -75,6 +75,11 @@ class Expected:
 def expect(model: Model, output: Output, claims: Claims) -> Expected:
     """What the output must be. Where record and options (else the preset) disagree there is a finding, and the options win.
 
+    Args:
+        model: The source.
+        output: The output, whose jaxconv.json is the record.
+        claims: The options of the caller.
+
     Raises:
         UsageError: Neither record nor options nor preset say which tokens.
         SourceError: The record is damaged.

@@ -29,7 +29,13 @@ ABSENT = object()
 
 
 def check_config(model: Model, output: Output, expected: Expected) -> Iterator[str]:
-    """What is wrong with config.json, a sentence each."""
+    """What is wrong with config.json, a sentence each.
+
+    Args:
+        model: The source, with its config and family.
+        output: The output whose config.json is checked.
+        expected: What the output must be.
+    """
     config, source = output.config, model.config
     yield from _check_dropped(config, expected)
     if config.get("architectures") != [model.family.target_architecture]:

@@ -42,7 +42,15 @@ class Head:
 
 
 def combine(rows: Array, method: str) -> Array:
-    """Rows [k, ...] as the labels' rows: true minus false in float64, or the rows themselves."""
+    """The rows of the labels, from the rows of the tokens.
+
+    Args:
+        rows: Rows of the LM head, or entries of its bias: [tokens, ...], false first.
+        method: "from_2_way_softmax" for true minus false; any other keeps the rows.
+
+    Returns:
+        float64 [labels, ...].
+    """
     import numpy as np
 
     wide = rows.astype(np.float64)

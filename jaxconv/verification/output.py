@@ -28,7 +28,7 @@ class Stored:
     nbytes: int
 
     def array(self, name: str) -> Array:
-        """The tensor as the safetensors library gives it."""
+        """The tensor `name` as the safetensors library gives it."""
         from safetensors import safe_open
 
         with safe_open(self.path, "np") as file:
@@ -36,7 +36,15 @@ class Stored:
             return tensor
 
     def rows(self, name: str, ids: Sequence[int]) -> Array:
-        """Rows of the tensor as the safetensors library gives them."""
+        """Rows of the tensor as the safetensors library gives them.
+
+        Args:
+            name: The tensor's name in the file.
+            ids: The indices on the first axis.
+
+        Returns:
+            [len(ids), ...], in the order of `ids`.
+        """
         import numpy as np
         from safetensors import safe_open
 
@@ -45,7 +53,7 @@ class Stored:
             return np.concatenate([tensor[index : index + 1] for index in ids])
 
     def reference(self, name: str) -> TensorRef:
-        """The tensor as a reference that reads it when it is needed."""
+        """The tensor `name` as a reference that reads it when it is needed."""
         return TensorRef(
             name, self.dtype, self.shape, lambda: self.array(name), lambda ids, axis: self.array(name).take(list(ids), axis)
         )
@@ -63,7 +71,7 @@ class Output:
 
 
 def read_output(folder: Path) -> Output:
-    """Reads headers and JSON.
+    """Reads the headers and JSON files of the output directory `folder`.
 
     Raises:
         SourceError: The directory does not exist or holds no model; everything else is a finding.
@@ -86,14 +94,19 @@ def read_output(folder: Path) -> Output:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a file of the output, None if it does not exist. Raises `SourceError` for anything else."""
+    """The JSON object in the file `path` of the output, None if it does not exist. Raises `SourceError` for anything else."""
     return read_optional_object(path, "Convert the source again.")
 
 
 def stored_tensors(path: Path, findings: list[str]) -> dict[str, Stored]:
     """The tensors of a safetensors file that the library opens; it checks lengths and offsets.
 
-    A file that it does not open is a finding.
+    Args:
+        path: The file.
+        findings: A file that the library does not open is appended here.
+
+    Returns:
+        Name -> where the tensor lies; empty for a file that was not opened.
     """
     from safetensors import SafetensorError, safe_open
 

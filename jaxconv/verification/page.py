@@ -44,7 +44,11 @@ class Comparison:
 
 
 def prepare(folder: Path) -> Path:
-    """Creates the directory, before any work is done. Raises `OutputError` if that is not possible."""
+    """Creates the report's directory `folder`, before any work is done, and returns it.
+
+    Raises:
+        OutputError: It cannot be created or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,7 +59,17 @@ def prepare(folder: Path) -> Path:
 
 
 def write_report(folder: Path, report: Report, source: str, output: str) -> None:
-    """Writes both files into `folder`. The same report gives the same bytes. Raises `OutputError`."""
+    """Writes report.json and report.html. The same report gives the same bytes.
+
+    Args:
+        folder: The directory of the report, which exists.
+        report: What the verification found.
+        source: The name of the source.
+        output: The name of the output.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     document = {"source": source, "output": output, **report.to_json(), "pairs": list(report.rows())}
     try:
         (folder / NUMBERS).write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -66,7 +80,13 @@ def write_report(folder: Path, report: Report, source: str, output: str) -> None
 
 
 def page(report: Report, source: str, output: str) -> str:
-    """The HTML page: verdict, findings, numbers, charts, and the pairs that differ most."""
+    """The HTML page: verdict, findings, numbers, charts, and the pairs that differ most.
+
+    Args:
+        report: What the verification found.
+        source: The name of the source.
+        output: The name of the output.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -93,7 +113,7 @@ def _error(row: dict[str, Any]) -> float:
 
 
 def comparisons(report: Report) -> Iterator[Comparison]:
-    """What the page charts: output against source, then vLLM against output."""
+    """What the page charts of `report`: output against source, then vLLM against output; nothing without scores."""
     scores, vllm = report.scores, report.vllm
     if scores is None:
         return

@@ -36,6 +36,14 @@ class Prompts:
 def encode(model: Model, output: Output, pairs: Pairs) -> Prompts:
     """The prompts of pairs: the output's template, the source's tokenizer, its special tokens.
 
+    Args:
+        model: The source.
+        output: The output.
+        pairs: The (query, document) pairs.
+
+    Returns:
+        The pairs, with long documents shortened, and the token ids of their prompts.
+
     Raises:
         UsageError: The prompt of a query alone is too long.
     """
@@ -59,7 +67,18 @@ def _longest(model: Model, output: Output) -> int:
 
 
 def check_ends(prompts: Prompts, output: Output) -> list[str]:
-    """Whether every prompt ends where transformers reads the score: at the last token that is not padding."""
+    """Whether every prompt ends where transformers reads the score: at the last token that is not padding.
+
+    Args:
+        prompts: The prompts.
+        output: The output, whose config.json names the pad token.
+
+    Returns:
+        At most one finding.
+
+    Raises:
+        UsageError: A prompt has no tokens.
+    """
     pad = output.config.get("pad_token_id")
     for (query, document), ids in zip(prompts.pairs, prompts.token_ids, strict=True):
         if not ids:

@@ -93,7 +93,7 @@ class Report:
 
 
 def unreadable(reason: str) -> Report:
-    """The report of a source or output that cannot be read at all."""
+    """The report of a source or output that cannot be read at all, with `reason` as its finding."""
     return Report(Structure(0, 0, (), ()), Head(False, None, ()), None, None, (reason,))
 
 
@@ -108,5 +108,5 @@ def _measured(scores: Scores | Served) -> dict[str, Any]:
 
 
 def finite(value: float | None) -> float | None:
-    """The number, None for NaN and infinities, which JSON does not have."""
+    """The number `value`; None for NaN and infinities, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None

@@ -11,7 +11,15 @@ PRECISION: Mapping[str, tuple[int, int]] = {"F64": (53, -1074), "F32": (24, -149
 
 
 def unit_in_last_place(values: Array, dtype: str) -> Array:
-    """The distance from each float64 value to the next number of a dtype, float64."""
+    """The distance from each value to the next number of a dtype.
+
+    Args:
+        values: float64, of any shape.
+        dtype: The safetensors name of the dtype, a key of `PRECISION`.
+
+    Returns:
+        float64, of the shape of `values`.
+    """
     import numpy as np
 
     bits, smallest = PRECISION[dtype]
@@ -21,7 +29,7 @@ def unit_in_last_place(values: Array, dtype: str) -> Array:
 
 
 def float32_order(values: Array) -> Array:
-    """float32 as int64 such that neighbours differ by one; both zeros are neighbours."""
+    """The float32 array `values` as int64 such that neighbours differ by one; both zeros are neighbours."""
     import numpy as np
 
     bits = np.ascontiguousarray(values).view(np.int32).astype(np.int64)

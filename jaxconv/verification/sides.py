@@ -109,6 +109,11 @@ def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
     With "auto" and two backends that run the model, transformers computes the source's logits and JAX the output's, and the
     output's are computed by transformers too. Arrays that hold several layers are read by JAX, which takes them in order.
 
+    Args:
+        backend: The name of a backend, or "auto".
+        device: "auto", "cpu", "gpu" or "tpu".
+        compared: What the scores are computed from.
+
     Raises:
         BackendUnavailable: No backend, or not the one that is named, is installed.
         UsageError: The backend cannot run the model.

@@ -28,7 +28,14 @@ class Located:
     stored: Stored | None
 
     def rows(self, ids: Sequence[int]) -> Array:
-        """Rows of a head or embedding, values as the source keeps them."""
+        """Rows of a head or embedding, with the values that the source keeps.
+
+        Args:
+            ids: The token ids of the rows.
+
+        Returns:
+            [len(ids), hidden_size], or [len(ids)] of a bias.
+        """
         import numpy as np
 
         if self.stored is not None:
@@ -37,7 +44,13 @@ class Located:
         return np.moveaxis(self.ref.take(ids, axis), axis, 0)
 
     def part(self, hf_shape: tuple[int, ...], sizes: Mapping[str, int], array: Array | None = None) -> Array:
-        """What the source's array (`array`, if it is read already) holds of the tensor, axes as they lie there."""
+        """What the source's array holds of the tensor, axes as they lie there.
+
+        Args:
+            hf_shape: The shape of the Hugging Face tensor.
+            sizes: The sizes of merged axes, by letter.
+            array: The source's array, if it has been read already.
+        """
         return self.place.part(self.ref.read() if array is None else array, hf_shape, sizes)
 
 
@@ -64,7 +77,12 @@ class SourceFiles:
     findings: tuple[str, ...] = ()
 
     def locate(self, name: str, shape: tuple[int, ...]) -> Located | None:
-        """Where a Hugging Face tensor of a shape lies, or None."""
+        """Where a Hugging Face tensor lies, or None.
+
+        Args:
+            name: The Hugging Face name.
+            shape: The shape of the Hugging Face tensor.
+        """
         for place in libraries()[self.layout].places(name, self.config, self.layout):
             ref = self.raw.get(place.name)
             if ref is not None and place.fits(ref.shape, shape, self.sizes):
@@ -72,12 +90,20 @@ class SourceFiles:
         return None
 
     def named(self, name: str) -> list[TensorRef]:
-        """The arrays that have one of the names under which the layout keeps a Hugging Face tensor, whatever their shape."""
+        """The arrays of any shape under one of the names that the layout has for the Hugging Face tensor `name`."""
         places = libraries()[self.layout].places(name, self.config, self.layout)
         return [self.raw[place] for place in dict.fromkeys(place.name for place in places) if place in self.raw]
 
     def unaccounted(self, names: Iterable[str], left_out: Callable[[str], bool]) -> list[str]:
-        """The arrays that hold none of the tensors `names`, heads, unused tables and what is left out apart."""
+        """The arrays that hold none of the tensors of the output; heads and unused tables are not among them.
+
+        Args:
+            names: The Hugging Face names of the output's tensors.
+            left_out: Whether the array of a name has no place in a classifier.
+
+        Returns:
+            The names of the arrays in the source.
+        """
         known = {ref.name for name in (*names, *self.heads) for ref in self.named(name)}
         return [name for name in self.raw if name not in known and not UNUSED.fullmatch(name) and not left_out(name)]
 
@@ -116,7 +142,12 @@ class SourceFiles:
         return TensorRef(name, located.ref.dtype, shape, read, lambda ids, axis: read().take(list(ids), axis))
 
     def is_stacked(self, names: Iterable[str], output: Mapping[str, Stored]) -> bool:
-        """Whether an array holds several layers, so that reading the tensors in any order reads it many times."""
+        """Whether an array holds several layers, so that reading the tensors in any order reads it many times.
+
+        Args:
+            names: The Hugging Face names of the tensors to read.
+            output: The output's tensors by name, which give the shapes.
+        """
         entries = (self.locate(name, output[name].shape) for name in names if name in output)
         return any(entry is not None and "l" in entry.place.axes.split() for entry in entries)
 

@@ -17,7 +17,7 @@ TEMPLATE = "score_template.jinja"
 
 
 def check_template(output: Output) -> Iterator[str]:
-    """Whether there is a template that renders, with the query and the document."""
+    """Findings unless `output` has a template that renders, with the query and the document."""
     path = output.folder / TEMPLATE
     if not path.is_file():
         yield f"there is no {TEMPLATE}, which vllm serve takes as --chat-template."

@@ -19,7 +19,12 @@ ABSENT = object()
 
 
 def check_tokenizer(model: Model, output: Output) -> Iterator[str]:
-    """What is wrong with the tokenizer's files. A pad token may be added, and templates moved into files of their own."""
+    """What is wrong with the tokenizer's files. A pad token may be added, and templates moved into files of their own.
+
+    Args:
+        model: The source, with the original files.
+        output: The output, with their copies.
+    """
     source, copied = read_copied(model.source.assets), read_copied(output.folder)
     moved = displaced_templates(source)
     for name in sorted(source.keys() - copied.keys()):

@@ -40,7 +40,11 @@ class Served:
 
 
 def server_url(text: str) -> str:
-    """The server's root. Raises `UsageError` unless it is an http address, without a password, which would be recorded."""
+    """The root of the server at the address `text`, without /v1.
+
+    Raises:
+        UsageError: It is not an http address, or holds a password or a query, which would be recorded.
+    """
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -54,10 +58,16 @@ def server_url(text: str) -> str:
 
 
 def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | None) -> Served:
-    """Asks the server that serves `folder` for the raw scores of the pairs in `scores` (of one label) and compares.
+    """Asks the server that serves an output for raw scores and compares them.
 
-    `tolerance` defaults to that of the local scores. Raises `VerificationError` for a server that is not there, has
-    another model or gives no scores.
+    Args:
+        url: The root of the server, as `server_url` gives it.
+        folder: The output directory that it serves.
+        scores: The local scores, of one label, and their pairs.
+        tolerance: The largest difference that passes; None for that of the local scores.
+
+    Raises:
+        VerificationError: The server is not there, has another model or gives no scores.
     """
     import numpy as np
 

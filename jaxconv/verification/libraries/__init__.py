@@ -24,7 +24,16 @@ class Library(Protocol):
     LAYOUTS: tuple[str, ...]
 
     def places(self, name: str, config: JsonObject, layout: str) -> Iterator[Place]:
-        """The places where checkpoints of a layout may keep the Hugging Face tensor `name`, those looked at first first."""
+        """The places where checkpoints of a layout may keep a Hugging Face tensor.
+
+        Args:
+            name: The Hugging Face name of the tensor.
+            config: The language model's part of config.json.
+            layout: One of `LAYOUTS`.
+
+        Returns:
+            The places, in the order in which they are looked for.
+        """
         ...
 
 

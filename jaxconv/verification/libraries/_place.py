@@ -42,7 +42,13 @@ class Place:
         return self.times == 1.0 and self.plus == 0.0
 
     def fits(self, shape: tuple[int, ...], hf_shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """Whether an array of the library has the shape that this place gives a Hugging Face tensor."""
+        """Whether an array of the library has the shape that this place gives a Hugging Face tensor.
+
+        Args:
+            shape: The shape of the library's array.
+            hf_shape: The shape of the Hugging Face tensor.
+            sizes: The sizes of merged axes, by letter, as `axis_sizes` gives them.
+        """
         if self.hf is None:
             return shape == hf_shape
         axes, known = self.axes.split(), self._sizes(hf_shape, sizes)
@@ -54,7 +60,16 @@ class Place:
         )
 
     def part(self, array: Array, hf_shape: tuple[int, ...], sizes: Sizes) -> Array:
-        """What the library's array holds of the Hugging Face tensor: one layer, one part, without padding."""
+        """What the library's array holds of the Hugging Face tensor: one layer, one part, without padding.
+
+        Args:
+            array: The library's array.
+            hf_shape: The shape of the Hugging Face tensor.
+            sizes: The sizes of merged axes, by letter.
+
+        Returns:
+            The part, with its axes as the library orders them.
+        """
         if self.hf is None:
             return array
         vocabulary = self._sizes(hf_shape, sizes).get("V")
@@ -62,7 +77,16 @@ class Place:
         return array[tuple(cut.get(axis, slice(None)) for axis in self.axes.split())]
 
     def moved_back(self, part: Array, hf_shape: tuple[int, ...], sizes: Sizes) -> Array:
-        """A part of the library's array with the axes, and the order of rotary dimensions, of the Hugging Face tensor."""
+        """A part of the library's array with the axes, and the order of rotary dimensions, of the Hugging Face tensor.
+
+        Args:
+            part: What `part` returned.
+            hf_shape: The shape of the Hugging Face tensor.
+            sizes: The sizes of merged axes, by letter; not needed here.
+
+        Returns:
+            An array of shape `hf_shape`; the values are those of the library.
+        """
         if self.hf is None:
             return part
         atoms, kept = self._atoms(), self._kept()
@@ -83,7 +107,12 @@ class Place:
 
 
 def separated(array: Array, axis: int) -> Array:
-    """Pairs side by side on an axis -> their first members in the first half, their second members in the second."""
+    """Pairs side by side on an axis -> their first members in the first half, their second members in the second.
+
+    Args:
+        array: An array of any shape.
+        axis: The number of the axis, from 0; its size is even.
+    """
     import numpy as np
 
     before = [slice(None)] * axis
@@ -103,14 +132,14 @@ def axis_sizes(config: JsonObject) -> dict[str, int]:
 
 
 def float32_root(size: int) -> float:
-    """The square root as a float32, which is what libraries multiply with."""
+    """The square root of `size` as a float32, which is what libraries multiply with."""
     import numpy as np
 
     return float(np.float32(math.sqrt(size)))
 
 
 def bfloat16_root(size: int) -> float:
-    """The square root as a bfloat16."""
+    """The square root of `size` as a bfloat16."""
     import ml_dtypes
     import numpy as np
 

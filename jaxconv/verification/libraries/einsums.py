@@ -60,7 +60,7 @@ ENDS = {
 
 
 def places(name: str, config: JsonObject, layout: str) -> Iterator[Place]:
-    """Every spelling of either library; names under the gemma library's root too."""
+    """Every spelling of either library for the tensor `name` under `config`; with the `layout` gemma also below its root."""
     for place in _places(name, config, layout):
         yield place
         if layout == "gemma":

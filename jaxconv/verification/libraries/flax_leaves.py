@@ -24,7 +24,7 @@ HEAD_BIASES = {"q_proj": ("(N H)", "N H"), "k_proj": ("(G H)", "G H"), "v_proj":
 
 
 def places(name: str, config: JsonObject, layout: str) -> Iterator[Place]:
-    """Embeddings as they are, kernels transposed, norms under any of their names."""
+    """Embeddings, transposed kernels and norms of the tensor `name`, as `layout` spells them; `config` is not read."""
     stem, _, leaf = name.rpartition(".")
     module = stem.rpartition(".")[2]
     # A plain nnx.Module of the backbone has no level "model".

@@ -16,7 +16,7 @@ PREFIXES = {
 
 
 def places(name: str, config: JsonObject, layout: str) -> Iterator[Place]:
-    """The name itself, then the other prefixes."""
+    """The `name` itself, then the other prefixes; the same for every `config` and `layout`."""
     yield Place(name)
     for prefix, others in PREFIXES.items():
         if name.startswith(prefix):

@@ -42,7 +42,13 @@ GEMMA3_PATTERN = 6  # layers of one repetition of local and global attention
 
 
 def places(name: str, config: JsonObject, layout: str) -> Iterator[Place]:
-    """Scanned and one by one; Gemma 2 in pairs of layers, Gemma 3 in sixes."""
+    """Layers scanned and one by one; those of Gemma 2 in pairs, of Gemma 3 in sixes.
+
+    Args:
+        name: The Hugging Face name of the tensor.
+        config: The language model's part of config.json.
+        layout: "maxtext-llama3.1" interleaves the rotary dimensions of every Llama; with "maxtext" the config decides.
+    """
     kind = str(config.get("model_type"))
     gemma = kind in ("gemma2", "gemma3_text")
     norm_plus = 1.0 if gemma else 0.0
