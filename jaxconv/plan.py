@@ -177,7 +177,7 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
 
 
 def example_prompt(plan: Plan) -> str:
-    """The prompt of an example pair, as consumers tokenise it."""
+    """The prompt of an example pair under `plan`, as consumers tokenise it."""
     tokens = Vocabulary(plan.model.source.assets).special_tokens
     return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)
 

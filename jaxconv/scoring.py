@@ -201,7 +201,17 @@ class Scorer:
         return self.token_logits([self.encode(query, document, instruction) for query, document in pairs])
 
     def token_logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw logits of prompts that are token ids already; otherwise as `logits`."""
+        """Raw logits of prompts that are token ids already.
+
+        Args:
+            token_ids: The token ids of each prompt, without padding.
+
+        Returns:
+            For each prompt, one logit per label.
+
+        Raises:
+            UsageError: A prompt is empty, or has a token that the model has no embedding for.
+        """
         rows = self.classifier.vocabulary_size
         for ids in token_ids:
             if ids and max(ids) >= rows:

@@ -16,7 +16,7 @@ class TorchArithmetic:
         self.device = torch_device(device)
 
     def put(self, x: NDArray[Any]) -> torch.Tensor:
-        """Copies a float32 host array to the device."""
+        """Copies the float32 host array `x` to the device."""
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
 
     def subtract(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -24,11 +24,11 @@ class TorchArithmetic:
         return torch.subtract(x, y)
 
     def multiply(self, x: torch.Tensor, scale: float) -> torch.Tensor:
-        """x times a float32 scalar."""
+        """The tensor `x` times the float32 scalar `scale`."""
         return torch.multiply(x, torch.full((1,), scale, dtype=torch.float32, device=self.device))
 
     def get(self, x: torch.Tensor) -> NDArray[Any]:
-        """Copies a device tensor to a float32 host array."""
+        """Copies the device tensor `x` to a float32 host array."""
         return x.cpu().numpy()
 
 

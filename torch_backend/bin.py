@@ -21,9 +21,13 @@ DTYPES = {
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, mapped and not read. `ValueError` for anything that is not a dict of dense tensors.
+    """The tensors of a file, mapped and not read. Nothing of the pickle runs but what builds tensors.
 
-    Nothing of the pickle runs but what builds tensors.
+    Args:
+        path: A pytorch_model*.bin, in the zip format of torch 1.6 and later.
+
+    Raises:
+        ValueError: The file is not a dict of dense tensors.
     """
     if not _is_zip(path):
         raise ValueError("it is no zip archive: truncated, or of a torch older than 1.6; load and save it again")

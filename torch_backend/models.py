@@ -55,19 +55,46 @@ def load_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtyp
 
 
 def load_causal_lm(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
-    """The causal LM with its head, tied or not. Arguments and errors are those of `load_backbone`."""
+    """The causal LM with its head, tied or not.
+
+    Args:
+        config: A config.json. Of a multimodal model the language model is built.
+        tensors: Functions that read the tensors, by Hugging Face name.
+        device: The torch device.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ModelError: The model cannot be built, or tensors are missing or misshaped.
+    """
     return _load(transformers.MODEL_FOR_CAUSAL_LM_MAPPING, config, tensors, device, dtype)
 
 
 @torch.inference_mode()
 def hidden_states(model: Any, token_ids: Sequence[Sequence[int]]) -> Array:
-    """Last hidden states [N, hidden] float32 at the last token; one sequence at a time, without padding."""
+    """Last hidden states at the last token; one sequence at a time, without padding.
+
+    Args:
+        model: What `load_backbone` returned.
+        token_ids: The token ids of each sequence.
+
+    Returns:
+        float32 [len(token_ids), hidden_size].
+    """
     return _rows(token_ids, lambda ids: _run(model, ids).last_hidden_state[0, -1])
 
 
 @torch.inference_mode()
 def causal_logits(model: Any, token_ids: Sequence[Sequence[int]], answers: Sequence[int]) -> Array:
-    """A causal LM's own logits [N, answers] float32 after the last token; one sequence at a time, without padding."""
+    """A causal LM's own logits after the last token; one sequence at a time, without padding.
+
+    Args:
+        model: What `load_causal_lm` returned.
+        token_ids: The token ids of each prompt.
+        answers: The token ids whose logits are returned.
+
+    Returns:
+        float32 [len(token_ids), len(answers)].
+    """
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     return _rows(token_ids, lambda ids: _run(model, ids, **last_only).logits[0, -1, list(answers)])
 
@@ -102,7 +129,7 @@ class TorchClassifier:
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw logits [labels] of each sequence, in order; batches are padded on the right."""
+        """Raw logits [labels] of each sequence of `token_ids`, in order; batches are padded on the right."""
         rows: list[list[float]] = [[] for _ in token_ids]
         for members in _batches(token_ids):
             lengths = torch.tensor([len(token_ids[row]) for row in members])

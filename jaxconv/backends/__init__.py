@@ -79,23 +79,23 @@ class Backend(Protocol):
     device: str
 
     def put(self, x: Array) -> Any:
-        """Copies a float32 host array to the device."""
+        """Copies the float32 host array `x` to the device."""
         ...
 
     def subtract(self, x: Any, y: Any) -> Any:
-        """x - y, elementwise."""
+        """x - y, elementwise, of two device arrays."""
         ...
 
     def multiply(self, x: Any, scale: float) -> Any:
-        """x times a float32 scalar."""
+        """The device array `x` times the float32 scalar `scale`."""
         ...
 
     def get(self, x: Any) -> Array:
-        """Copies a device array to a float32 host array."""
+        """Copies the device array `x` to a float32 host array."""
         ...
 
     def unsupported(self, config: JsonObject) -> str | None:
-        """Why this backend cannot run models with this config.json; None if it can."""
+        """Why this backend cannot run models with the config.json `config`; None if it can."""
         ...
 
     def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:

@@ -48,29 +48,34 @@ class JaxBackend:
         self.device: str = device.platform
 
     def put(self, x: Array) -> jax.Array:
+        """Copies the float32 host array `x` to the device."""
         import jax
 
         array: jax.Array = jax.device_put(x, self._device)
         return array
 
     def subtract(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """x - y, elementwise."""
         import jax.numpy as jnp
 
         return jnp.subtract(x, y)
 
     def multiply(self, x: jax.Array, scale: float) -> jax.Array:
+        """`x` times the float32 scalar `scale`."""
         import jax.numpy as jnp
         import numpy as np
 
         return jnp.multiply(x, self.put(np.full((1,), scale, np.float32)))
 
     def get(self, x: jax.Array) -> Array:
+        """Copies the device array `x` to the host."""
         import jax
         import numpy as np
 
         return np.asarray(jax.device_get(x))
 
     def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:
+        """Loads the classifier in `directory` with a backbone of `dtype`, sharded over `mesh` if there is one."""
         from jax.sharding import Mesh
 
         from jaxconv.models.head import JaxClassifier
@@ -83,6 +88,7 @@ class JaxBackend:
         return JaxClassifier(directory, self._device, dtype, mesh)
 
     def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
+        """The decoder's hidden states for `token_ids`, from the tensors of `checkpoint` and its `config`."""
         from jaxconv.models.loading import load_decoder
 
         return load_decoder(checkpoint, config, dtype="float32", device=self._device).hidden_last(token_ids)
@@ -90,6 +96,7 @@ class JaxBackend:
     def causal_logits(
         self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
     ) -> NoReturn:
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids` and `answers` are: there is no LM head."""
         raise BackendUnavailable("backend 'jax' has no causal LM heads; use --backend torch, or hidden_states.")
 
 

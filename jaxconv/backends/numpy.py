@@ -18,7 +18,7 @@ REASON = "backend 'numpy' computes heads but runs no models; use --backend jax o
 
 
 def unsupported(config: JsonObject) -> str | None:
-    """NumPy runs no model at all."""
+    """NumPy runs no model, whatever its `config`."""
     return REASON
 
 
@@ -30,26 +30,33 @@ class NumpyBackend:
     unsupported = staticmethod(unsupported)
 
     def put(self, x: Array) -> Array:
+        """The array `x` itself: host and device are one."""
         return x
 
     def subtract(self, x: Array, y: Array) -> Array:
+        """x - y, elementwise."""
         return np.subtract(x, y)
 
     def multiply(self, x: Array, scale: float) -> Array:
+        """`x` times the float32 scalar `scale`."""
         return np.multiply(x, np.float32(scale))
 
     def get(self, x: Array) -> Array:
+        """The array `x` itself."""
         return x
 
     def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> NoReturn:
+        """Raises `BackendUnavailable` whatever `directory`, `dtype` and `mesh` are: NumPy runs no model."""
         raise BackendUnavailable(REASON)
 
     def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> NoReturn:
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config` and `token_ids` are: NumPy runs no model."""
         raise BackendUnavailable(REASON)
 
     def causal_logits(
         self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
     ) -> NoReturn:
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids` and `answers` are."""
         raise BackendUnavailable(REASON)
 
 

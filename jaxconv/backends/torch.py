@@ -44,6 +44,7 @@ class TorchBackend:
         self.subtract, self.multiply = arithmetic.subtract, arithmetic.multiply
 
     def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:
+        """Loads the classifier in `directory` through transformers with a backbone of `dtype`; a `mesh` is refused."""
         from torch_backend.models import TorchClassifier
 
         check_dtype(dtype)
@@ -62,6 +63,7 @@ class TorchBackend:
         return _CheckedClassifier(model)
 
     def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
+        """The hidden states that transformers computes for `token_ids`, from `checkpoint` and its `config`."""
         from torch_backend.models import hidden_states, load_backbone
 
         with _errors(checkpoint.path):
@@ -72,6 +74,7 @@ class TorchBackend:
     def causal_logits(
         self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
     ) -> Array:
+        """The logits of `answers` that transformers computes after `token_ids`, from `checkpoint` and its `config`."""
         from torch_backend.models import causal_logits, load_causal_lm
 
         with _errors(checkpoint.path):

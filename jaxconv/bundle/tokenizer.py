@@ -10,7 +10,11 @@ from jaxconv.text.tokenizer_settings import SETTINGS
 
 
 def tokenizer_files(plan: Plan) -> dict[str, bytes]:
-    """The files that are copied; `tokenizer_config.json` gains a `pad_token` if the tokenizer has none."""
+    """The files of `plan` that are copied; `tokenizer_config.json` gains a `pad_token` if the tokenizer has none.
+
+    Returns:
+        Path in the output -> content.
+    """
     files = dict(plan.assets)
     if plan.pad_token is not None and plan.pad_token.added:
         raw = files.get(SETTINGS)

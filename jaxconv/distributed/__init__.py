@@ -59,7 +59,7 @@ class Processes(Protocol):
         ...
 
     def stop(self, error: BaseException) -> None:
-        """Tells the others that this process failed, and waits until they have stopped too or are gone."""
+        """Tells the others that this process failed with `error`, and waits until they have stopped too or are gone."""
         ...
 
 
@@ -86,7 +86,7 @@ class Alone:
         return nullcontext(tensors)
 
     def stop(self, error: BaseException) -> None:
-        """There is no other process to tell."""
+        """Does nothing with `error`: there is no other process to tell."""
 
 
 ALONE = Alone()
@@ -135,7 +135,14 @@ def join(distributed: bool, coordinator: str | None, num_processes: int | None, 
 
 
 def parse_address(coordinator: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT"; brackets around an IPv6 address are removed. Raises `UsageError` for anything else."""
+    """The host and the port of process 0.
+
+    Args:
+        coordinator: "HOST:PORT"; brackets around an IPv6 address are removed.
+
+    Raises:
+        UsageError: It is anything else.
+    """
     host, _, port = coordinator.rpartition(":")
     if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(
@@ -168,7 +175,12 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, object]]) -> No
 
 
 def failure(rank: int, error: BaseException) -> str:
-    """The message to the other processes about an error here. One that came from another process is passed on as it is."""
+    """The message to the other processes about an error here.
+
+    Args:
+        rank: The number of this process.
+        error: What was raised. A `ProcessError` came from another process, and its message is passed on as it is.
+    """
     if isinstance(error, ProcessError):
         return str(error)
     reason = str(error) or type(error).__name__ if isinstance(error, Exception) else "it was interrupted"

@@ -40,7 +40,7 @@ class Collective:
             self.exchange(None)
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
+        """The `value` of every process, by rank."""
         return [message["value"] for message in self._exchange({"value": value})]
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Collective:
         self.exchange(None)
 
     def stop(self, error: BaseException) -> None:
-        """Tells the others at their next exchange."""
+        """Tells the others at their next exchange that `error` stopped this process."""
         if not self._failed:
             self._failed = True
             with contextlib.suppress(ProcessError):

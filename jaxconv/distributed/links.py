@@ -58,7 +58,7 @@ class Links:
                 connection.close()
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank. Waits as long as a process lives; one that dies is noticed."""
+        """The `value` of every process, by rank. Waits as long as a process lives; one that dies is noticed."""
         if self.rank != 0:
             self._tell({"value": value})
             return list(self._await_all()[0])
@@ -76,7 +76,7 @@ class Links:
         return contextlib.nullcontext(tensors)
 
     def stop(self, error: BaseException) -> None:
-        """Tells the others. Rank 0 then waits until all others have stopped, and they wait until rank 0 closes."""
+        """Tells the others of `error`. Rank 0 then waits until all others have stopped, and they wait until rank 0 closes."""
         if self._stopped:
             return
         self._stopped = True

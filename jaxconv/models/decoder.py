@@ -28,7 +28,16 @@ Arrays = Mapping[str, jax.Array]
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, config: DecoderConfig) -> jax.Array:
-    """RMS norm over the last axis, computed in float32; Gemma stores weight - 1 and scales before rounding."""
+    """RMS norm over the last axis, computed in float32; Gemma stores weight - 1 and scales before rounding.
+
+    Args:
+        x: Features [..., F], of any floating-point dtype.
+        weight: The norm's weight [F], as it is stored.
+        config: The model's config, which gives epsilon and whether it is a Gemma.
+
+    Returns:
+        An array of the shape of `x`, and of its dtype if `weight` has that dtype.
+    """
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.eps)
     if config.gemma:
@@ -170,7 +179,15 @@ class Decoder(nnx.Module):
         return rms_norm(x_BTD, self.norm[...], config)
 
     def last(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-        """Hidden state of each sequence's last real token [B, D] in float32: what vLLM pools."""
+        """Hidden state of each sequence's last real token: what vLLM pools.
+
+        Args:
+            ids_BT: Token ids, integers, padded on either side.
+            mask_BT: 1 for tokens, 0 for padding.
+
+        Returns:
+            float32 [B, hidden_size].
+        """
         x_BTD = self(ids_BT, mask_BT)
         steps = jnp.arange(ids_BT.shape[1])
         last_B = jnp.max(jnp.where(mask_BT.astype(bool), steps, 0), axis=1)
@@ -215,13 +232,26 @@ class Decoder(nnx.Module):
 
 
 def precision(dtype: Any) -> str:
-    """float32 means float32 (a GPU or TPU would otherwise round its inputs); lower dtypes take the device's own."""
+    """The precision of matrix products whose operands are of `dtype`, as JAX names it.
+
+    float32 means float32 (a GPU or TPU would otherwise round its inputs); lower dtypes take the device's own.
+    """
     return "highest" if dtype == jnp.float32 else "default"
 
 
 @partial(jax.jit, static_argnums=0)
 def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Compiled `Decoder.last` of a split decoder."""
+    """Compiled `Decoder.last` of a split decoder.
+
+    Args:
+        graph: The decoder's graph definition, from `nnx.split`; static.
+        state: Its parameters, from the same split.
+        ids_BT: Token ids, integers, padded on either side.
+        mask_BT: 1 for tokens, 0 for padding.
+
+    Returns:
+        float32 [B, hidden_size].
+    """
     decoder = nnx.merge(graph, state)
     with jax.default_matmul_precision(precision(decoder.norm[...].dtype)):
         hidden_BD: jax.Array = decoder.last(ids_BT, mask_BT)

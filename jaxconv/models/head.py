@@ -88,7 +88,7 @@ class JaxClassifier:
         return len(self._compiled)
 
     def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw logits [labels] of each sequence, pooled at its last token."""
+        """Raw logits [labels] of each sequence of `token_ids`, pooled at its last token."""
         check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
         place = self.decoder.place

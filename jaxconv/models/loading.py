@@ -66,7 +66,12 @@ def load_decoder(
 
 
 def read_slice(ref: TensorRef, index: Index) -> Array:
-    """Part of a tensor; of a local file only the pages that the part lies in are read."""
+    """Part of a tensor; of a local file only the pages that the part lies in are read.
+
+    Args:
+        ref: The tensor.
+        index: A slice for each axis.
+    """
     return mapped(ref)[index]
 
 

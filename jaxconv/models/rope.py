@@ -20,14 +20,32 @@ Floats = NDArray[np.float32]
 
 
 def cos_sin(rope: Rope, positions_BT: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B, T, dim/2] in float32 at `positions_BT`, for sequences of `length_B` tokens."""
+    """Cosines and sines of the rotation at each position.
+
+    Args:
+        rope: The rotation of the model, with its scaling.
+        positions_BT: The position of each token, integers.
+        length_B: The length of each sequence in tokens.
+
+    Returns:
+        Two arrays [B, T, dim/2] in float32.
+    """
     frequencies_BF, attention_factor = _frequencies(rope, length_B)
     angles_BTF = positions_BT[..., None].astype(jnp.float32) * frequencies_BF[:, None, :]
     return jnp.cos(angles_BTF) * attention_factor, jnp.sin(angles_BTF) * attention_factor
 
 
 def rotate(x_BTNH: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array) -> jax.Array:
-    """Rotates the first 2F of H features (halves paired, as Hugging Face stores them); the rest passes."""
+    """Rotates the first 2F of H features (halves paired, as Hugging Face stores them); the rest passes.
+
+    Args:
+        x_BTNH: Queries or keys of N heads.
+        cos_BTF: The cosines of `cos_sin`.
+        sin_BTF: The sines of `cos_sin`.
+
+    Returns:
+        An array of the shape and dtype of `x_BTNH`.
+    """
     half = cos_BTF.shape[-1]
     cos = cos_BTF[:, :, None, :].astype(x_BTNH.dtype)
     sin = sin_BTF[:, :, None, :].astype(x_BTNH.dtype)
