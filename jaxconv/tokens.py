@@ -15,10 +15,18 @@ ORDER = "Order: false first, true second."
 def resolve_tokens(
     *, pieces: Sequence[str] | None, ids: Sequence[int] | None, vocabulary: Vocabulary, num_rows: int, method: Method
 ) -> tuple[Token, ...]:
-    """The tokens of `pieces` (strings) or `ids`, in order, checked against the vocabulary and the head's rows.
+    """The tokens of the answers, in order, checked against the vocabulary and the head's rows.
 
-    A string is an exact piece, as vLLM resolves it, else a text that encodes to exactly one id. Raises
-    `TokenError` for one that is unknown, in several pieces, the unknown piece, doubled, out of range or padding.
+    Args:
+        pieces: Strings: exact pieces, as vLLM resolves them, else texts that encode to exactly one id. None with `ids`.
+        ids: Token ids; None with `pieces`.
+        vocabulary: The tokenizer.
+        num_rows: The number of rows of the LM head.
+        method: How the rows become the score head, which says how many tokens there must be.
+
+    Raises:
+        TokenError: A token is unknown, in several pieces, the unknown piece, doubled, out of range or padding; or there
+            are too few or too many.
     """
     if pieces is not None and ids is not None:
         raise TokenError("both --classifier-from-tokens and --token-ids were given; expected one of them.")

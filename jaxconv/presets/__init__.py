@@ -67,7 +67,7 @@ def get(name: str) -> Preset:
 
 
 def for_hub_id(hub_id: str) -> Preset | None:
-    """The preset that names this hub id (compared without case), or None."""
+    """The preset that names `hub_id` ("owner/name", compared without case), or None."""
     for preset in presets():
         if hub_id.lower() in (known.lower() for known in preset.hub_ids):
             return preset

@@ -19,7 +19,16 @@ SCORE = "1_LogitScore/config.json"
 
 
 def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | None]:
-    """The preset and how it was found. Raises `RefusedError` for one that is known not to convert."""
+    """The preset of a source, and how it was identified; None and None if there is none.
+
+    Args:
+        source: The source, with its hub id and that of its base model.
+        preset: The name that the caller gave; it wins over the hub id.
+
+    Raises:
+        UsageError: No preset has that name.
+        RefusedError: The preset is known not to convert.
+    """
     if preset is not None:
         found, origin = get(preset), "--preset"
     else:
@@ -37,8 +46,18 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
     """Ids, method and activation that `modules.json` and `1_LogitScore/config.json` of a source record, or None.
 
     Keys: sentence_transformers 6.2.0, cross_encoder/modules/logit_score.py; without `false_token_id` the score is
-    the logit of one token. Raises `TokenError` for ids that the tokenizer lacks (such files were published) and
-    `SourceError` for files that cannot be read or an activation that is neither sigmoid nor identity.
+    the logit of one token.
+
+    Args:
+        source: The source.
+        vocabulary: Its tokenizer.
+
+    Returns:
+        A preset without a name and the file that it comes from; None and None if the source records nothing.
+
+    Raises:
+        TokenError: The tokenizer lacks an id; such files were published.
+        SourceError: A file cannot be read, or the activation is neither sigmoid nor identity.
     """
     config = read_json(source.assets / SCORE)
     if not has_logit_score(source) or config is None:

@@ -41,6 +41,9 @@ def templates_in_files(files: Mapping[str, bytes]) -> dict[str, str]:
 def templates_in_settings(files: Mapping[str, bytes]) -> dict[str, str]:
     """The chat templates in tokenizer_config.json by name: one text, or a list of names and texts.
 
+    Args:
+        files: The tokenizer's files, path -> content.
+
     Raises:
         SourceError: The file is damaged, or the entry is of the wrong type.
     """
@@ -73,8 +76,11 @@ def chat_templates(files: Mapping[str, bytes]) -> dict[str, str]:
 def displaced_templates(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Files for the templates that only tokenizer_config.json holds, which transformers ignores beside any template file.
 
+    Args:
+        files: The tokenizer's files, path -> content.
+
     Returns:
-        Path -> content; empty if the source has template files itself. Names that are no file names are left out.
+        Path -> content; empty if the source has template files itself. Names that cannot be file names are left out.
     """
     if templates_in_files(files):
         return {}

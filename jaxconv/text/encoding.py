@@ -42,7 +42,16 @@ class PairEncoder:
         self.special_tokens: Mapping[str, str] = vocabulary.special_tokens
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
-        """The prompt of a pair, nothing shortened. Raises `UsageError` for a template that cannot be rendered."""
+        """The prompt of a pair, with nothing shortened.
+
+        Args:
+            query: The query.
+            document: The document.
+            instruction: Replaces the template's default.
+
+        Raises:
+            UsageError: The template cannot be rendered.
+        """
         return render(self.template, query, document, instruction, self.special_tokens)
 
     def encode(self, query: str, document: str, instruction: str | None = None) -> EncodedPair:
@@ -95,6 +104,11 @@ class PairEncoder:
 
 def folder_encoder(folder: Path, max_length: int, rows: int | None = None) -> PairEncoder:
     """The encoder of a converted folder: its score_template.jinja, else the plain pair, and its tokenizer.
+
+    Args:
+        folder: The output directory.
+        max_length: The most tokens that a prompt may have; a longer one loses the end of its document.
+        rows: How many tokens the model has an embedding of; None if not known.
 
     Raises:
         SourceError: A file of the folder is missing or damaged.

@@ -192,7 +192,14 @@ def variables_of(
     instruction: str | None = None,
     special_tokens: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a stored template is rendered with by vLLM; sentence-transformers also sets `add_generation_prompt`."""
+    """What a stored template is rendered with by vLLM; sentence-transformers also sets `add_generation_prompt`.
+
+    Args:
+        query: The content of the message with the role "query".
+        document: The content of the message with the role "document".
+        instruction: Replaces the template's default.
+        special_tokens: The special tokens of the tokenizer by name ("eos_token" -> "</s>").
+    """
     extra = {} if instruction is None else {"instruction": instruction}
     return {
         **(special_tokens or {}),
@@ -233,6 +240,9 @@ def render(
 
 def read_template(path: str | Path | None) -> str | None:
     """The text of a `--template` file, its line ends as newlines, or None without one.
+
+    Args:
+        path: The file, or None.
 
     Raises:
         UsageError: The file cannot be read or is not UTF-8.

@@ -25,7 +25,7 @@ tokenizer.save({path!r})"""
 
 
 def special_tokens(vocabulary: Vocabulary) -> tuple[str, str]:
-    """What the tokenizer adds before and after a text."""
+    """What the tokenizer of `vocabulary` adds before and after a text, as two strings."""
     encoded = vocabulary.tokenize("x")
     marks = [piece for piece, special in zip(encoded.tokens, encoded.special, strict=True) if special]
     first = encoded.special.index(False) if False in encoded.special else len(marks)
@@ -33,7 +33,11 @@ def special_tokens(vocabulary: Vocabulary) -> tuple[str, str]:
 
 
 def check_nothing_appended(vocabulary: Vocabulary) -> None:
-    """Raises `RefusedError` for a tokenizer that puts a token after every text, which vLLM would read the score at."""
+    """Checks that the tokenizer of `vocabulary` puts no token after every text, which vLLM would read the score at.
+
+    Raises:
+        RefusedError: It does.
+    """
     before, after = special_tokens(vocabulary)
     if not after:
         return
@@ -83,10 +87,15 @@ def leave_to_tokenizer(template: str, vocabulary: Vocabulary, names: Mapping[str
 
 
 def with_special_tokens(template: str, vocabulary: Vocabulary, names: Mapping[str, str]) -> str:
-    """`template` with the special tokens, as text, that the tokenizer adds before and after a prompt.
+    """The template with the special tokens, as text, that the tokenizer adds before and after a prompt.
 
     A tokenizer that puts a space before the first word (Mistral's) does not do so after a special token: then the
     template does.
+
+    Args:
+        template: A stored template.
+        vocabulary: The tokenizer.
+        names: The special tokens of the tokenizer by name, for the templates that use them.
 
     Raises:
         RefusedError: No spelling gives the ids of the prompt with special tokens added.

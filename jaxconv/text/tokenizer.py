@@ -132,7 +132,7 @@ class Vocabulary:
         return None if index is None else int(index)
 
     def piece(self, index: int) -> str | None:
-        """The piece of an id."""
+        """The piece of the id `index`, None if the tokenizer has none."""
         if not 0 <= index < 2**32:  # what tokenizers keeps an id in
             return None
         piece = self.tokenizer.id_to_token(index)

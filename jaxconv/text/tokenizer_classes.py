@@ -64,14 +64,19 @@ class Building:
 
 
 def rebuild(tokenizer: Any, building: Building) -> None:
-    """Does to a `tokenizers.Tokenizer` what its class in transformers does; nothing for a class without an entry."""
+    """Does to a tokenizer what its class in transformers does; nothing for a class without an entry.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer`, which is changed in place.
+        building: How the class builds it.
+    """
     build = BUILDERS.get(building.class_name)
     if build is not None and type(tokenizer.model).__name__ == "BPE":
         build(tokenizer, building)
 
 
 def is_rebuilt(class_name: str) -> bool:
-    """Whether `rebuild` knows the class."""
+    """Whether `rebuild` knows the class in transformers called `class_name`."""
     return class_name in BUILDERS
 
 

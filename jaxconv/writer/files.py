@@ -39,7 +39,7 @@ def sync_tree(directory: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Syncs one directory. Does nothing where it cannot be opened, or where the file system has no such operation."""
+    """Syncs the directory `path`. Does nothing if it cannot be opened, or if the file system cannot sync directories."""
     try:
         sync_file(path)
     except OSError as error:
@@ -48,7 +48,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Syncs a file that somebody else has written."""
+    """Syncs the file `path`, which somebody else has written."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

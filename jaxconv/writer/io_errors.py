@@ -30,7 +30,14 @@ OUTPUT_REMEDIES = {
 
 @contextlib.contextmanager
 def reading_source(name: Path | str) -> Iterator[None]:
-    """Raises `SourceError` naming the file or tensor that was read when the block raises an OSError."""
+    """Turns an OSError of the block into an error that names what was read.
+
+    Args:
+        name: The file or tensor of the source.
+
+    Raises:
+        SourceError: The block raised an OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -42,7 +49,14 @@ def reading_source(name: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_output(name: Path | str) -> Iterator[None]:
-    """Raises `OutputError` naming the file that was written when the block raises an OSError."""
+    """Turns an OSError of the block into an error that names what was written.
+
+    Args:
+        name: The file of the output.
+
+    Raises:
+        OutputError: The block raised an OSError.
+    """
     try:
         yield
     except OSError as error:

@@ -152,7 +152,7 @@ def _lock(stage: Stage) -> Stage | None:
 
 
 def identity_of(path: Path) -> tuple[int, int]:
-    """Device and inode."""
+    """Device and inode of `path`, not followed if it is a link."""
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 
@@ -175,7 +175,14 @@ def _lock_new(path: Path) -> int | None:
 
 
 def take_lock(handle: int) -> bool | None:
-    """Locks an open file without waiting: True if locked, False if another process holds it, None without such locks."""
+    """Locks an open file without waiting.
+
+    Args:
+        handle: The file descriptor; the lock lasts until it is closed.
+
+    Returns:
+        True if the file was locked, False if another process holds its lock, None where files cannot be locked.
+    """
     try:
         import fcntl
     except ImportError:
@@ -204,7 +211,12 @@ def _write_owner(stage: Stage) -> None:
 
 
 def write_names(stage: Stage, names: Sequence[str]) -> None:
-    """Records the entries that are about to be moved, so that a later run can take them back."""
+    """Records the entries that are about to be moved, so that a later run can take them back.
+
+    Args:
+        stage: The staged directory.
+        names: The names of the entries in its output directory.
+    """
     with stage.names.open("x", encoding="utf-8") as file:
         json.dump(list(names), file)
         file.flush()
@@ -238,7 +250,12 @@ def delete(directory: Path) -> None:
 
 
 def find_stages(directory: Path, output_name: str | None = None) -> Iterator[Path]:
-    """The staged directories in a directory, of one output or of all."""
+    """The staged directories in a directory; none if it cannot be listed.
+
+    Args:
+        directory: The directory to look in, not below it.
+        output_name: The name of the output that they belong to; None for all outputs.
+    """
     prefix = STAGE_PREFIX if output_name is None else f"{STAGE_PREFIX}{digest(output_name)}-"
     with contextlib.suppress(OSError):
         for path in sorted(directory.iterdir()):

@@ -45,12 +45,12 @@ class Leftover:
 
 
 def sweep_output(target: Path) -> list[Leftover]:
-    """Removes the abandoned stages of one output, beside it and within it."""
+    """Removes the abandoned stages of the output `target`, beside it and within it."""
     return [sweep_stage(path) for place in (target.parent, target) for path in find_stages(place, target.name)]
 
 
 def bring_back(target: Path) -> None:
-    """Takes back a publication that was cut short by a kill, so that a former output is in its place again."""
+    """Takes back a publication of `target` that was cut short by a kill, so that a former output is in its place again."""
     for place in (target.parent, target):
         for path in find_stages(place, target.name):
             if os.path.lexists(path / FORMER) or os.path.lexists(path / NAMES):

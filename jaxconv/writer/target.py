@@ -49,7 +49,7 @@ def entries(directory: Path) -> list[str]:
 
 
 def stages_inside(target: Path) -> bool:
-    """Whether an output has to be staged within its own directory, which cannot be renamed.
+    """Whether the output `target` has to be staged within its own directory, which cannot be renamed.
 
     That is so for a mount point (a volume of Docker or Kubernetes), and for a directory in one that cannot be written to.
     """
