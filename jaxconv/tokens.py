@@ -30,12 +30,12 @@ def resolve_tokens(
     """
     if pieces is not None and ids is not None:
         raise TokenError("both --classifier-from-tokens and --token-ids were given; expected one of them.")
-    given: Sequence[Any] = pieces if pieces is not None else ids or ()
-    _check_count(len(given), method)
+    answers: Sequence[Any] = pieces if pieces is not None else ids or ()
+    _check_count(len(answers), method)
     if pieces is not None:
         tokens = [_from_text(text, vocabulary) for text in pieces]
     else:
-        tokens = [_from_id(index, vocabulary, num_rows) for index in given]
+        tokens = [_from_id(index, vocabulary, num_rows) for index in answers]
     for token in tokens:
         if token.id >= num_rows:
             raise TokenError(

@@ -36,15 +36,15 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
         raise ValueError(f"it is no zip archive that can be read: {error}") from None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged pickle calls what it may call with any arguments, and any error may come of it
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         asked = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
         reason = asked[0] if asked else (lines[0] if lines else type(error).__name__)
         raise ValueError(f"its pickle wants more than tensors, or is damaged: {reason}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__}, not names and tensors")
-    for name, value in found.items():
+    if not isinstance(tensors, dict):
+        raise ValueError(f"it holds a {type(tensors).__name__}, not names and tensors")
+    for name, value in tensors.items():
         if (
             not isinstance(name, str)
             or not isinstance(value, torch.Tensor)
@@ -56,7 +56,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
             raise ValueError(
                 f"its entry {name!r} has {value.numel()} elements, more than its storage holds (repeated by strides)"
             )
-    return found
+    return tensors
 
 
 def _check_pickle(path: Path) -> None:

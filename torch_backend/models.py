@@ -217,8 +217,8 @@ def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[An
             plain = {key: value for key, value in candidate.items() if key != "auto_map"}
             settings = transformers.CONFIG_MAPPING[str(candidate["model_type"])].from_dict(plain)
             if type(settings) in models:
-                found = models[type(settings)]
-                return settings, found[0] if isinstance(found, tuple) else found
+                model_class = models[type(settings)]
+                return settings, model_class[0] if isinstance(model_class, tuple) else model_class
     raise ModelError(
         unsupported(config)
         or f"transformers {transformers.__version__} has no such model of model_type {config.get('model_type')!r}."

@@ -180,12 +180,12 @@ def _score(plan: Plan) -> str:
 
 def _serving(plan: Plan) -> str:
     """What vLLM makes of the folder's own template and of long prompts."""
-    said = ""
+    notes = ""
     if plan.model.family.transformers_seq_cls:
         marks = " and ".join(code_span(mark) for mark in plan.special_tokens if mark)
-        said += SAVED_NOT.format(marks=marks) if marks else SAVED
+        notes += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
-    return said + (LENGTH.format(length=length) if length is not None else "")
+    return notes + (LENGTH.format(length=length) if length is not None else "")
 
 
 def _kept(plan: Plan) -> str:

@@ -18,5 +18,5 @@ def ask_preset(names: Sequence[str]) -> str | None:
         answer = ", ".join(preset.tokens) or f"ids {', '.join(map(str, preset.token_ids))}"
         print(f"  {number}  {name} ({preset.hub_ids[0]}; {answer})", file=sys.stderr)
     print(f"1 to {len(names)}, or Enter for none: ", end="", file=sys.stderr, flush=True)
-    given = sys.stdin.readline().strip()
-    return names[int(given) - 1] if given.isdecimal() and 0 < int(given) <= len(names) else None
+    reply = sys.stdin.readline().strip()
+    return names[int(reply) - 1] if reply.isdecimal() and 0 < int(reply) <= len(names) else None

@@ -42,6 +42,6 @@ def show(
     table.add_column("hub ids, or why it cannot be converted", overflow="fold")
     for row in rows:
         tokens = ", ".join(row.tokens) or ", ".join(map(str, row.token_ids)) or "-"
-        said = Text(row.refusal, "yellow") if row.refusal else Text("\n".join(row.hub_ids))
-        table.add_row(Text(row.name), Text(tokens), Text("refused" if row.refusal else row.method), said)
+        hub_ids_or_refusal = Text(row.refusal, "yellow") if row.refusal else Text("\n".join(row.hub_ids))
+        table.add_row(Text(row.name), Text(tokens), Text("refused" if row.refusal else row.method), hub_ids_or_refusal)
     Console().print(table)

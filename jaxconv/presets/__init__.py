@@ -49,11 +49,11 @@ def _parse(name: str, table: dict[str, Any]) -> Preset:
 @cache
 def presets() -> tuple[Preset, ...]:
     """All presets, sorted by name, refusals last."""
-    found = []
+    bundled = []
     for entry in files(__name__).iterdir():
         if entry.name.endswith(".toml"):
-            found.append(_parse(entry.name.removesuffix(".toml"), tomllib.loads(entry.read_text("utf-8"))))
-    return tuple(sorted(found, key=lambda preset: (preset.refusal is not None, preset.name)))
+            bundled.append(_parse(entry.name.removesuffix(".toml"), tomllib.loads(entry.read_text("utf-8"))))
+    return tuple(sorted(bundled, key=lambda preset: (preset.refusal is not None, preset.name)))
 
 
 def get(name: str) -> Preset:

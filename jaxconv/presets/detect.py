@@ -30,16 +30,16 @@ def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | Non
         RefusedError: The preset is known not to convert.
     """
     if preset is not None:
-        found, origin = get(preset), "--preset"
+        entry, origin = get(preset), "--preset"
     else:
         hub_id = source.hub_id or source.base_id
         by_id = for_hub_id(hub_id) if hub_id else None
         if by_id is None:
             return None, None
-        found, origin = by_id, f"hub id {hub_id}"
-    if found.refusal:
-        raise RefusedError(f"{source.name} ({found.name}) cannot be converted: {found.refusal} {found.alternative or ''}")
-    return found, origin
+        entry, origin = by_id, f"hub id {hub_id}"
+    if entry.refusal:
+        raise RefusedError(f"{source.name} ({entry.name}) cannot be converted: {entry.refusal} {entry.alternative or ''}")
+    return entry, origin
 
 
 def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str | None]:

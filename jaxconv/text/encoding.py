@@ -135,8 +135,8 @@ def _kept(document: str, prompt: str, encoded: Encoded, excess: int, shortest: i
     """
     start = prompt.find(document)
     if start < 0 or prompt.find(document, start + 1) >= 0:  # changed by the template, or there twice
-        own = len(encoded.ids) - shortest
-        share = max(own - excess, 0) / own if own > 0 else 0.0
+        of_document = len(encoded.ids) - shortest
+        share = max(of_document - excess, 0) / of_document if of_document > 0 else 0.0
         return min(int(len(document) * share), len(document) - 1)
     end = start + len(document)
     ends = [last for first, last in encoded.offsets if last > first >= start and last <= end]

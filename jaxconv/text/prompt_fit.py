@@ -129,9 +129,9 @@ def _check_readings(template: str, named_template: str, vocabulary: Vocabulary) 
         return [*warnings, f"transformers cannot load the tokenizer, so its token ids were not compared: {reading}."]
     for one, rendered in zip(asked, reading.rendered, strict=True):
         for text, ids in zip(rendered.texts, rendered.ids, strict=True):
-            own = vocabulary.ids(text, one.special)
-            if own != list(ids):
-                raise RefusedError(_difference(text, own, ids, vocabulary, reading.class_name))
+            our_ids = vocabulary.ids(text, one.special)
+            if our_ids != list(ids):
+                raise RefusedError(_difference(text, our_ids, ids, vocabulary, reading.class_name))
     return warnings
 
 
@@ -158,11 +158,11 @@ def _for_the_file(vocabulary: Vocabulary) -> str:
     )
 
 
-def _difference(text: str, own: Sequence[int], ids: Sequence[int], vocabulary: Vocabulary, class_name: str) -> str:
+def _difference(text: str, our_ids: Sequence[int], ids: Sequence[int], vocabulary: Vocabulary, class_name: str) -> str:
     """How the readings differ, and what to do."""
-    pairs = zip([*own, None], [*ids, None], strict=False)
+    pairs = zip([*our_ids, None], [*ids, None], strict=False)
     place = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
-    ours, theirs = ([vocabulary.piece(index) for index in ids_[place : place + 4]] for ids_ in (own, ids))
+    ours, theirs = ([vocabulary.piece(index) for index in ids_[place : place + 4]] for ids_ in (our_ids, ids))
     folder = str(vocabulary.assets)
     return (
         f"the installed transformers ({class_name}) and jaxconv tokenise {text[:40]!r}… differently, from token {place} on: "

@@ -105,10 +105,10 @@ def with_special_tokens(template: str, vocabulary: Vocabulary, names: Mapping[st
     # The final newline of a template is not content, and ceases to be the final one here.
     captured = '{% set prompt %}{{ "" }}' + template.removesuffix("\n") + '{{ "" }}{% endset %}'
     space = '{{ "" if prompt[:1] == " " else " " }}{{ prompt }}'
-    wanted = [vocabulary.ids(render(template, *pair, special_tokens=names)) for pair in PROBES]
+    token_ids = [vocabulary.ids(render(template, *pair, special_tokens=names)) for pair in PROBES]
     for candidate in (plain, captured + _literal(before) + space + _literal(after)):
         texts = [render(candidate, *pair, special_tokens=names) for pair in PROBES]
-        if [vocabulary.ids(text, special=False) for text in texts] == wanted:
+        if [vocabulary.ids(text, special=False) for text in texts] == token_ids:
             return candidate
     raise RefusedError(
         f"{vocabulary.path} adds {before!r} and {after!r} in a way that text in a template cannot repeat; "

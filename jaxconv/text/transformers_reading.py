@@ -91,8 +91,8 @@ def read_with_transformers(requests: Sequence[tuple[Path, Sequence[Asked]]]) -> 
     Returns:
         Of each request the tokenizer and its answers, or why there are none.
     """
-    wanted = [{"directory": str(directory), "asked": [asdict(one) for one in asked]} for directory, asked in requests]
-    answers = [_answer(one) for one in wanted] if "transformers" in sys.modules else _in_a_process(wanted)
+    questions = [{"directory": str(directory), "asked": [asdict(one) for one in asked]} for directory, asked in requests]
+    answers = [_answer(one) for one in questions] if "transformers" in sys.modules else _in_a_process(questions)
     return [_reading(answer) for answer in answers]
 
 

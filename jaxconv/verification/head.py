@@ -114,12 +114,12 @@ def _check_rows(rows: Array, name: str, source: SourceFiles, adapter: AdapterFil
             continue
         place = located.place
         taken = located.rows(ids).astype(np.float64)
-        own = (taken - place.plus) / place.times
+        source_rows = (taken - place.plus) / place.times
         dtype = safetensors_dtype(rows.dtype)
-        own, slack = adapter.change(name, own, list(ids), dtype)
+        source_rows, slack = adapter.change(name, source_rows, list(ids), dtype)
         exact = place.exact and name not in (*adapter.factors, *adapter.replaced)
-        limit = 0.0 if exact else unit_in_last_place(own, dtype) + slack
-        if own.shape == rows.shape and np.all(np.abs(rows.astype(np.float64) - own) <= limit):
+        limit = 0.0 if exact else unit_in_last_place(source_rows, dtype) + slack
+        if source_rows.shape == rows.shape and np.all(np.abs(rows.astype(np.float64) - source_rows) <= limit):
             return []
         return [f"the conversion read other rows of the tokens {list(ids)} than {located.ref.name} of the source holds."]
     return [f"the source has no array that can be the head {name}."]

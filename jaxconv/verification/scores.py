@@ -137,10 +137,10 @@ def _rows(array: Array) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(x) for x in row) for row in array)
 
 
-def _tolerance(width: int, magnitude: float, given: float | None) -> tuple[float, str]:
+def _tolerance(width: int, magnitude: float, tolerance: float | None) -> tuple[float, str]:
     """How far float32 may be off. `magnitude` is the largest sum |hidden| . |row| of a prompt and token."""
-    if given is not None:
-        return given, "given"
+    if tolerance is not None:
+        return tolerance, "given"
     rounding = 4 * FLOAT32_EPSILON * width**0.5 * magnitude
     if rounding <= FLOOR:
         return FLOOR, "1e-4, the project's promise for raw float32 scores"

@@ -67,16 +67,16 @@ def check_text(assets: Path, folder: Path, pairs: Sequence[tuple[str, str]]) -> 
         findings.append(f"{RECORD} names no chat template, so CrossEncoder would render another prompt.")
     as_vllm = Asked(stored, tuple(pairs))
     as_encoder = [Asked(named, tuple(pairs), special=False, add_generation_prompt=True)] if named is not None else []
-    made, source = read_with_transformers([(folder, [as_vllm, *as_encoder]), (assets, [as_vllm])])
-    if isinstance(made, ReadingError):
-        findings.append(f"transformers cannot use the output's tokenizer and templates: {made}.")
+    output, source = read_with_transformers([(folder, [as_vllm, *as_encoder]), (assets, [as_vllm])])
+    if isinstance(output, ReadingError):
+        findings.append(f"transformers cannot use the output's tokenizer and templates: {output}.")
         return TextCheck(tuple(findings), True, ())
-    for who, rendered in zip(("vLLM", "CrossEncoder"), made.rendered, strict=False):
+    for who, rendered in zip(("vLLM", "CrossEncoder"), output.rendered, strict=False):
         findings += _against_own(who, rendered, texts if who == "vLLM" else None, ids)
         findings += _batches(who, rendered)
-    findings += _padding(folder, made)
+    findings += _padding(folder, output)
     findings += _against_source(source, ids)
-    return TextCheck(tuple(findings), True, (), made.class_name)
+    return TextCheck(tuple(findings), True, (), output.class_name)
 
 
 def _named_template(record: JsonObject | None) -> str | None:
@@ -90,9 +90,9 @@ def _named_template(record: JsonObject | None) -> str | None:
 def _against_own(who: str, rendered: Rendered, texts: Sequence[str] | None, ids: Sequence[Sequence[int]]) -> Iterator[str]:
     """What transformers renders and tokenises against jaxconv's own reading; the first difference of each kind."""
     if texts is not None:
-        for own, text in zip(texts, rendered.texts, strict=True):
-            if own != text:
-                yield f"{who} renders another prompt than jaxconv: {_apart(text, own)}."
+        for our_text, text in zip(texts, rendered.texts, strict=True):
+            if our_text != text:
+                yield f"{who} renders another prompt than jaxconv: {_apart(text, our_text)}."
                 break
     for own_ids, theirs in zip(ids, rendered.ids, strict=True):
         if list(theirs) != list(own_ids):
@@ -105,9 +105,9 @@ def _against_own(who: str, rendered: Rendered, texts: Sequence[str] | None, ids:
             break
 
 
-def _apart(theirs: str, own: str) -> str:
-    place = next((i for i, (a, b) in enumerate(zip(theirs, own, strict=False)) if a != b), min(len(theirs), len(own)))
-    return f"{theirs[place : place + 40]!r} there, {own[place : place + 40]!r} here, at character {place}"
+def _apart(theirs: str, ours: str) -> str:
+    place = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    return f"{theirs[place : place + 40]!r} there, {ours[place : place + 40]!r} here, at character {place}"
 
 
 def _batches(who: str, rendered: Rendered) -> Iterator[str]:
@@ -119,19 +119,19 @@ def _batches(who: str, rendered: Rendered) -> Iterator[str]:
             return
 
 
-def _padding(folder: Path, made: Reading) -> Iterator[str]:
+def _padding(folder: Path, reading: Reading) -> Iterator[str]:
     """Whether config.json names the token that the tokenizer pads with."""
     recorded = (read_optional_object(folder / "config.json") or {}).get("pad_token_id")
-    if made.pad_token_id is None:
+    if reading.pad_token_id is None:
         if recorded is not None:
             yield f"config.json has pad_token_id {recorded}, and the tokenizer has no pad token in transformers."
-    elif recorded != made.pad_token_id:
-        yield f"config.json has pad_token_id {recorded}; the tokenizer pads with {made.pad_token_id} in transformers."
+    elif recorded != reading.pad_token_id:
+        yield f"config.json has pad_token_id {recorded}; the tokenizer pads with {reading.pad_token_id} in transformers."
 
 
 def _against_source(source: Reading | ReadingError, ids: Sequence[Sequence[int]]) -> Iterator[str]:
     """The source's own tokenizer on the same prompts."""
     if isinstance(source, ReadingError):
         yield f"transformers cannot use the source's tokenizer: {source}."
-    elif [list(theirs) for theirs in source.rendered[0].ids] != [list(own) for own in ids]:
+    elif [list(theirs) for theirs in source.rendered[0].ids] != [list(output_ids) for output_ids in ids]:
         yield "the source's tokenizer gives other token ids than the output's in transformers."
