@@ -130,7 +130,7 @@ def _tree(params: Any) -> Any:
 def live_checkpoint(tree: Any) -> Checkpoint:
     """References to the arrays of a tree, by the keys that lead to them.
 
-    Raises `SourceError` for leaves that are no arrays of numbers, `RefusedError` for trees without parameters.
+    Raises `SourceError` for leaves that are not arrays of numbers, `RefusedError` for trees without parameters.
     """
     import jax
 

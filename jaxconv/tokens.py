@@ -67,7 +67,7 @@ def _from_text(text: Any, vocabulary: Vocabulary) -> Token:
     shown = " + ".join(f"{token.text!r} ({token.id})" for token in encoded) or "nothing"
     if len(encoded) != 1:
         raise TokenError(
-            f"token {text!r} is no single vocabulary piece: it encodes to {len(encoded)} pieces, {shown}. "
+            f"token {text!r} is not a single vocabulary piece: it encodes to {len(encoded)} pieces, {shown}. "
             f"{vocabulary.near(text)} Give one of them, or an id with --token-ids. {ORDER}"
         )
     if encoded[0].id == vocabulary.unknown:

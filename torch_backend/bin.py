@@ -30,11 +30,11 @@ def load(path: Path) -> dict[str, torch.Tensor]:
         ValueError: The file is not a dict of dense tensors.
     """
     if not _is_zip(path):
-        raise ValueError("it is no zip archive: truncated, or of a torch older than 1.6; load and save it again")
+        raise ValueError("it is not a zip archive: truncated, or of a torch older than 1.6; load and save it again")
     try:
         _check_pickle(path)
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
-        raise ValueError(f"it is no zip archive that can be read: {error}") from None
+        raise ValueError(f"it is not a readable zip archive: {error}") from None
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged pickle calls what it may call with any arguments, and any error may come of it
@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
             or value.layout != torch.strided
             or value.dtype not in DTYPES
         ):
-            raise ValueError(f"its entry {name!r} is no dense tensor of a known dtype")
+            raise ValueError(f"its entry {name!r} is not a dense tensor of a known dtype")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(
                 f"its entry {name!r} has {value.numel()} elements, more than its storage holds (repeated by strides)"

@@ -68,7 +68,7 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
     for index in ids:
         if type(index) is not int or vocabulary.piece(index) is None:
             raise TokenError(
-                f"{SCORE} of {source.name} names the token id {index!r}, which is no entry of its tokenizer; "
+                f"{SCORE} of {source.name} names the token id {index!r}, which is not in its tokenizer; "
                 "pass --classifier-from-tokens or --token-ids, false first."
             )
     preset = Preset(

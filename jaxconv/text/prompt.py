@@ -109,7 +109,7 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     """The prompt of a template that somebody else wrote, checked.
 
     Args:
-        text: The file's text. Jinja drops one newline at the end of a template, so a file's last newline is no content.
+        text: The file's text. Jinja drops one newline at the end of a template, so a file's last newline is not content.
         special_tokens: The special tokens by name that transformers hands to a template ("bos_token" -> "<s>").
         origin: What the template is called in messages.
 

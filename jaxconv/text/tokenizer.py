@@ -75,7 +75,7 @@ class Vocabulary:
     def _read(self, added: tuple[AddedText, ...] = (), building: Building | None = None) -> tuple[Any, str | None]:
         try:
             return _read_tokenizer(self.path, self.path.stat().st_mtime_ns, added, building)
-        except BaseException as error:  # tokenizers raises bare Exception, and its panics are no Exception
+        except BaseException as error:  # tokenizers raises bare Exception, and its panics are not Exceptions
             raise self._damaged(error) from None
 
     def _damaged(self, error: BaseException) -> SourceError:

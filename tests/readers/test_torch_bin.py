@@ -66,9 +66,9 @@ def test_a_pickle_that_wants_more_is_refused(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"\x80\x02}.", "no zip archive"), (b"", "no zip archive")])
+@pytest.mark.parametrize(("content", "says"), [(b"\x80\x02}.", "not a zip archive"), (b"", "not a zip archive")])
 def test_damaged_files_say_so(tmp_path: Path, content: bytes, says: str) -> None:
-    """A file that is no zip archive is an error with the way out."""
+    """A file that is not a zip archive is an error with the way out."""
     (tmp_path / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(SourceError, match=says):
         open_checkpoint(tmp_path)
