@@ -205,7 +205,7 @@ def _processes(params: Any, verify: bool) -> Processes:
 
 
 def _take(array: Any, ids: Sequence[int], axis: int) -> Array:
-    """Slices gathered where the array lies; with explicit mesh axes the result's sharding has to be said."""
+    """Slices gathered where the array lies; with explicit mesh axes the result's sharding has to be given."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec

@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         asked = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
         reason = asked[0] if asked else (lines[0] if lines else type(error).__name__)
-        raise ValueError(f"its pickle wants more than tensors, or is damaged: {reason}") from None
+        raise ValueError(f"its pickle asks for more than tensors, or is damaged: {reason}") from None
     if not isinstance(tensors, dict):
         raise ValueError(f"it holds a {type(tensors).__name__}, not names and tensors")
     for name, value in tensors.items():

@@ -178,7 +178,7 @@ def _check_content(origin: str, rendered: list[str], reads_messages: bool) -> No
         expected = (
             'the contents of the messages whose roles are "query" and "document"'
             if reads_messages
-            else "the variables {{ query }}, {{ document }} and, if it likes, {{ instruction }}"
+            else "the variables {{ query }}, {{ document }} and optionally {{ instruction }}"
         )
         raise RefusedError(
             f"{origin} renders without the {' and the '.join(missing)}, "

@@ -80,7 +80,7 @@ def fit_prompt(prompt: Prompt, vocabulary: Vocabulary, rows: int) -> FittedPromp
     warnings += _check_rows(prompts if prompt.known else [], vocabulary, rows)
     pad_token = choose_pad_token(vocabulary, {ids[-1] for ids in prompts if ids} if prompt.known else frozenset(), rows)
     if pad_token is None:
-        warnings.append("the tokenizer has no special token that could serve as padding; transformers takes no batches.")
+        warnings.append("the tokenizer has no special token that could serve as padding; transformers cannot batch prompts.")
     warnings += _check_readings(prompt.template, named, vocabulary)
     return FittedPrompt(prompt, named, special_tokens(vocabulary), pad_token, tuple(warnings))
 
@@ -136,12 +136,12 @@ def _check_readings(template: str, named_template: str, vocabulary: Vocabulary) 
 
 
 def _stored_reading(template: str, vocabulary: Vocabulary) -> list[str]:
-    """Says it where tokenizer.json by itself gives other token ids than the class that transformers builds from it."""
+    """Warns where tokenizer.json by itself gives other token ids than the class that transformers builds from it."""
     for pair in COMPARED_PAIRS:
         text = render(template, *pair, special_tokens=vocabulary.special_tokens)
         if list(vocabulary.stored.encode(text, add_special_tokens=True).ids) != vocabulary.ids(text):
             return [
-                f"tokenizer.json tokenises some texts otherwise than {vocabulary.settings.class_name}, which transformers "
+                f"tokenizer.json tokenises some texts differently from {vocabulary.settings.class_name}, which transformers "
                 "builds from its vocabulary without its normalizer and pre_tokenizer; vLLM, sentence-transformers and "
                 f"jaxconv use the class. {_for_the_file(vocabulary)}"
             ]

@@ -80,8 +80,8 @@ def leave_to_tokenizer(template: str, vocabulary: Vocabulary, names: Mapping[str
         again = render(stored, *pair, special_tokens=names)
         if again != text.removeprefix(before) or vocabulary.ids(again) != vocabulary.ids(text, special=False):
             raise RefusedError(
-                f"the template begins with {before!r}, which the tokenizer adds anyway, and tokenises what follows otherwise "
-                "than the same text by itself; vLLM cannot be given these token ids. Take it out of the template."
+                f"the template begins with {before!r}, which the tokenizer adds anyway, and tokenises what follows "
+                "differently from the same text by itself; vLLM cannot be given these token ids. Take it out of the template."
             )
     return stored
 

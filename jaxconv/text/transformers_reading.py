@@ -124,7 +124,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
         tokenizer = AutoTokenizer.from_pretrained(request["directory"], trust_remote_code=False, local_files_only=True)
         rendered = [_rendered(tokenizer, one) for one in request["asked"]]
-    except BaseException as error:  # transformers raises what it likes, and panics of tokenizers are not Exceptions
+    except BaseException as error:  # transformers raises errors of any type, and panics of tokenizers are not Exceptions
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         return {"error": f"{type(error).__name__}: " + " ".join(str(error).split())[:300]}
