@@ -91,7 +91,7 @@ class Adapter:
 
 
 def read_adapter(directory: Path) -> Adapter:
-    """Reads the config and the header of an adapter.
+    """Reads the config and the header of the adapter in `directory`.
 
     Raises:
         SourceError: A file is missing or damaged.

@@ -67,7 +67,7 @@ def check_wrappers(checkpoint: Checkpoint, names: Collection[str]) -> None:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """What stands before the model's own names in all of them; empty if there is no such prefix."""
+    """What stands before the model's own names in all of `names`; empty if they have no common prefix."""
     for name in names:
         if name == EMBEDDING or name.endswith(f".{EMBEDDING}"):
             prefix = name.removesuffix(EMBEDDING)

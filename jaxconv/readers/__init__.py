@@ -29,11 +29,19 @@ class Reader(Protocol):
     PRIORITY: int
 
     def matches(self, weights: Path | str) -> bool:
-        """Whether the content (never the name alone) is this container. Cheap, and never raises."""
+        """Whether the content of `weights`, a path or URI, is this container: never its name alone. Cheap, and never raises."""
         ...
 
     def open(self, weights: Path | str, step: int | None) -> Checkpoint:
-        """References to all tensors. Raises `SourceError` for a damaged container."""
+        """References to all tensors.
+
+        Args:
+            weights: The directory or the URI.
+            step: The step to read, for containers that hold several; the newest if None.
+
+        Raises:
+            SourceError: The container is damaged.
+        """
         ...
 
 

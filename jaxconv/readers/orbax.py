@@ -1,7 +1,7 @@
 """Orbax checkpoints, read through `_METADATA` and TensorStore, so that any topology's checkpoint opens.
 
-StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one folder
-an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
+StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one directory
+per array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether this is an Orbax item or has one below a step. URIs are always taken for Orbax."""
+    """Whether `weights` is an Orbax item or has one below a step. URIs are always taken for Orbax."""
     if not isinstance(weights, Path):
         return True
     try:
@@ -49,8 +49,8 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         step: The step of a manager's root; the newest whole one if None.
 
     Raises:
-        SourceError: There is no such checkpoint, or it is damaged.
-        RefusedError: The checkpoint has no parameters.
+        SourceError: The checkpoint does not exist or is damaged, or TensorStore is not installed.
+        RefusedError: The checkpoint does not hold the parameters of a whole model.
     """
     location = Location(weights)
     require(location)
