@@ -146,7 +146,7 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
 
 
 def sample(ref: TensorRef) -> bytes:
-    """64 bytes from the middle of the tensor of `ref` if it lies in a file; none of another, which would be read whole."""
+    """64 bytes from the middle of the tensor of `ref` if it lies in a file; else none, because all of it would be read."""
     if ref.extent is None:
         return b""
     with ref.extent.path.open("rb") as file:

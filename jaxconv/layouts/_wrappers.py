@@ -57,8 +57,8 @@ def check_wrappers(checkpoint: Checkpoint, names: Collection[str]) -> None:
         names = [name.replace(mark, "") for name in names]
     prefix = common_prefix(names)
     if inner or prefix:
-        found = [*inner, prefix] if prefix else inner
-        shown = " and ".join(f"{mark} ({WRAPPERS[mark]})" if mark in WRAPPERS else mark for mark in found)
+        marks = [*inner, prefix] if prefix else inner
+        shown = " and ".join(f"{mark} ({WRAPPERS[mark]})" if mark in WRAPPERS else mark for mark in marks)
         raise SourceError(
             f"{checkpoint.path}: the names carry a prefix that the model's own lack: {shown}; expected names like "
             f"model.layers.0. A training wrapper puts it there. Write a copy without it and convert that: "

@@ -157,7 +157,10 @@ def rules(config: JsonObject, name: str | None = None) -> list[Rule]:
 
 
 def variant_name(config: JsonObject) -> str:
-    """The row of VARIANTS for `config`. MaxText's rope_type llama3.1, Hugging Face's llama3, pairs dimensions side by side."""
+    """The row of VARIANTS for a language model's `config`.
+
+    MaxText's rope_type llama3.1, Hugging Face's llama3, pairs dimensions side by side.
+    """
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     llama3 = config.get("model_type") == "llama" and (scaling.get("rope_type") or scaling.get("type")) == "llama3"
     return "llama3.1" if llama3 else str(config.get("model_type"))

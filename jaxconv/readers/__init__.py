@@ -29,7 +29,10 @@ class Reader(Protocol):
     PRIORITY: int
 
     def matches(self, weights: Path | str) -> bool:
-        """Whether the content of `weights`, a path or URI, is this container: never its name alone. Cheap, and never raises."""
+        """Whether the content of `weights`, a path or a URI, is this container; a name alone never counts.
+
+        Cheap, and never raises.
+        """
         ...
 
     def open(self, weights: Path | str, step: int | None) -> Checkpoint:

@@ -55,7 +55,7 @@ Path_ = tuple[str, ...]
 
 
 def scan(path: Path) -> dict[Path_, StoredArray | None]:
-    """Every leaf of the tree in the file at `path`, by its path of keys; None for a leaf that is not an array (a step number, say).
+    """Every leaf of the tree in the file at `path`, by its path of keys; None for a leaf that is not an array (a step, say).
 
     Raises:
         SourceError: The file is not a whole msgpack map of such leaves.

@@ -94,7 +94,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
     unfinished = _unfinished(location, folders, steps)
     if step is not None:
-        return _chosen_step(location, steps, unfinished, step), ()
+        return _requested_step(location, steps, unfinished, step), ()
     for number in sorted(steps.keys() - unfinished, reverse=True):
         item = _item_of_step(location.child(steps[number]))
         if item is not None:
@@ -107,7 +107,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     return None, ()
 
 
-def _chosen_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
+def _requested_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
     whole = sorted(steps.keys() - unfinished)
     listed = f"it has {', '.join(map(str, whole))}" if whole else "it has none"
     if step in unfinished:
