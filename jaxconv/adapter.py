@@ -1,4 +1,4 @@
-"""Stage 2b: a PEFT LoRA adapter merged into the tensors of its base, each when it is read.
+"""Stage 2b: a PEFT LoRA adapter, merged into the tensors of its base as they are read.
 
     W + scaling x B A,  scaling = alpha / r, or alpha / sqrt(r) with use_rslora
 
@@ -11,24 +11,31 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
+from jaxconv.checkpoint import FileIdentity, TensorRef
 from jaxconv.errors import RefusedError, SourceError
-from jaxconv.json_files import read_json
+from jaxconv.json_files import JsonObject, read_json
+from jaxconv.layouts.hf import standard_names
 from jaxconv.readers.safetensors import read_shard
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-FLOATS = ("F64", "F32", "F16", "BF16")
-BLOCK = 1 << 25  # bytes of float32 that are merged at a time
-# (A, B) by the kind of module, and whether their product is transposed.
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# (A, B, whether their product is transposed) by the kind of module.
 FACTORS = ((".lora_A.weight", ".lora_B.weight", False), (".lora_embedding_A", ".lora_embedding_B", True))
-# Keys of the config under which W + scaling x B A is not what PEFT runs -> values that change nothing.
-PLAIN: Mapping[str, tuple[Any, ...]] = {
+# What PEFT leaves out of the names when it saves and other writers keep: the adapter's name, the wrapper of a whole module.
+EXTRA_PARTS = (
+    (re.compile(r"\.lora_([AB])\.[^.]+\.weight$"), r".lora_\1.weight"),
+    (re.compile(r"\.lora_embedding_([AB])\.[^.]+$"), r".lora_embedding_\1"),
+    (re.compile(r"\.modules_to_save\.[^.]+\."), "."),
+    (re.compile(r"\.base_layer\."), "."),  # PEFT saves an embedding beside its factors
+)
+# adapter_config.json keys that change the LoRA formula -> the values with no effect.
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "use_dora": (None, False),
     "fan_in_fan_out": (None, False),
     "bias": (None, "none"),
@@ -46,151 +53,151 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of one weight matrix.
+
+    Attributes:
+        a: The factor A.
+        b: The factor B.
+        transposed: Whether the change is (B A) transposed, as for embeddings.
+        scaling: What the product is multiplied by.
+    """
+
+    a: TensorRef
+    b: TensorRef
+    transposed: bool
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter: factors by the name of the base's weight, whole replacements by name, and its own record."""
+    """A LoRA adapter.
+
+    Attributes:
+        path: Its directory.
+        factors: Factors by the name of the base's weight.
+        replaced: Whole tensors by the name of the base's tensor that they replace.
+        base: The base that the adapter records.
+        sha256: The hash of its weights.
+        files: What its files were when their headers were read.
+    """
 
     path: Path
-    factors: Mapping[str, tuple[TensorRef, TensorRef, bool]]  # name -> A, B, transposed
+    factors: Mapping[str, Factors]
     replaced: Mapping[str, TensorRef]
-    scaling: Mapping[str, float]
     base: str | None
     sha256: str
-    files: Mapping[Path, FileIdentity]  # as when their headers were read
+    files: Mapping[Path, FileIdentity]
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """An adapter's folder. Raises `SourceError` for what is absent or damaged, `RefusedError` for what is no plain LoRA."""
-    config = _config(folder / CONFIG)
-    path = folder / WEIGHTS
+def read_adapter(directory: Path) -> Adapter:
+    """Reads the config and the header of an adapter.
+
+    Raises:
+        SourceError: A file is missing or damaged.
+        RefusedError: The adapter is not a plain LoRA.
+    """
+    config = _config(directory / CONFIG)
+    path = directory / WEIGHTS
     if not path.is_file():
-        raise SourceError(f"{folder} has no {WEIGHTS}; expected it beside {CONFIG}. Save the adapter as safetensors.")
+        raise SourceError(
+            f"{directory} has no {WEIGHTS}; expected it beside {CONFIG}. Load the adapter with PEFT and save it again: "
+            "save_pretrained writes safetensors."
+        )
     _, tensors, identity = read_shard(path)
-    factors: dict[str, tuple[TensorRef, TensorRef, bool]] = {}
+    modules = _modules(tensors, path)
+    factors: dict[str, Factors] = {}
     replaced: dict[str, TensorRef] = {}
-    for name, ref in tensors.items():
-        stem = name.removeprefix(PREFIX)
-        kind = next(((a, b, turned) for a, b, turned in FACTORS if name.endswith((a, b))), None)
-        if stem == name or ".lora_magnitude" in name:
-            raise RefusedError(f"{path} holds {name}, which is no part of a plain LoRA of a causal LM; merge it with PEFT.")
+    for module, a in modules.items():
+        kind = next((kind for kind in FACTORS if module.endswith(kind[:2])), None)
         if kind is None:
-            replaced[stem.replace(".base_layer.", ".")] = ref  # PEFT saves an embedding that has factors beside them
-        elif name.endswith(kind[0]):
-            partner = tensors.get(name.removesuffix(kind[0]) + kind[1])
-            if partner is None:
-                raise SourceError(f"{path} has {name} without its {kind[1]}. The adapter is incomplete; copy it again.")
-            factors[f"{stem.removesuffix(kind[0])}.weight"] = (ref, partner, kind[2])
+            replaced[module] = a
+        elif module.endswith(kind[0]):
+            name = module.removesuffix(kind[0])
+            b = modules.get(name + kind[1])
+            if b is None:
+                raise SourceError(f"{path} has {a.name} without its {kind[1]}. The adapter is incomplete; copy it again.")
+            if len(a.shape) != 2 or len(b.shape) != 2 or not {a.dtype, b.dtype} <= FLOATS:
+                raise SourceError(f"{path}: {a.name} and its {kind[1]} are not matrices of floats. Copy the adapter again.")
+            factors[f"{name}.weight"] = Factors(a, b, kind[2], _scaling(config, name, a.shape[0]))
     if len(tensors) != 2 * len(factors) + len(replaced) or not tensors:
         raise SourceError(
             f"{path} holds {len(tensors)} tensors that do not pair up. The adapter is incomplete; copy it again."
         )
+    names = standard_names([*factors, *replaced])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    scaling = {name: _scaling(config, name.removesuffix(".weight"), a.shape[0]) for name, (a, _, _) in factors.items()}
-    return Adapter(folder, factors, replaced, scaling, config.get("base_model_name_or_path"), digest, {path: identity})
+    base = config.get("base_model_name_or_path")
+    return Adapter(
+        directory,
+        {names[name]: entry for name, entry in factors.items()},
+        {names[name]: ref for name, ref in replaced.items()},
+        base if isinstance(base, str) else None,
+        digest,
+        {path: identity},
+    )
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _modules(tensors: Mapping[str, TensorRef], path: Path) -> dict[str, TensorRef]:
+    """The tensors by their names without PEFT's prefix and the adapter's own name."""
+    modules: dict[str, TensorRef] = {}
+    for name, ref in tensors.items():
+        if not name.startswith(PREFIX) or ".lora_magnitude" in name:
+            raise RefusedError(f"{path} holds {name}, which is not part of a plain LoRA of a causal LM; merge it with PEFT.")
+        module = name.removeprefix(PREFIX)
+        for pattern, replacement in EXTRA_PARTS:
+            module = pattern.sub(replacement, module)
+        if module in modules:
+            raise RefusedError(f"{path} holds several adapters ({modules[module].name}, {name}); expected one.")
+        modules[module] = ref
+    return modules
+
+
+def _config(path: Path) -> JsonObject:
     config = read_json(path)
     if config is None:
         raise SourceError(f"--adapter {path.parent} has no {path.name}; expected the directory of a PEFT adapter.")
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise RefusedError(f"{path} is of type {found}; expected LORA. Merge it with PEFT (merge_and_unload) first.")
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise RefusedError(f"{path} is of type {kind}; expected LORA. Merge it with PEFT (merge_and_unload) first.")
     if config.get("task_type") == "SEQ_CLS":
         raise RefusedError(
             f"{path} was trained for SEQ_CLS and brings a score head of its own; expected an adapter of the causal LM. "
             "Merge it with PEFT and serve that."
         )
-    for key, plain in PLAIN.items():
-        if config.get(key) not in plain:
+    for key, neutral in NEUTRAL.items():
+        if config.get(key) not in neutral:
             raise RefusedError(
-                f"{path} has {key} {config[key]!r}, so it is no plain LoRA; expected W + scaling x B A. "
+                f"{path} has {key} {config[key]!r}, so it is not a plain LoRA; expected W + scaling x B A. "
                 "Merge it with PEFT (merge_and_unload) first, then convert that."
             )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise SourceError(f"{path} has {config[key]!r:.100} as {key}; expected an object. Copy the adapter again.")
     return config
 
 
-def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
+def _scaling(config: JsonObject, module: str, rank: int) -> float:
     """alpha / r, or alpha / sqrt(r); patterns match the end of a module's name, as PEFT's do."""
-    alpha, declared = config.get("lora_alpha"), config.get("r")
-    for key, pattern in (("alpha_pattern", "alpha"), ("rank_pattern", "rank")):
-        for name, value in (config.get(key) or {}).items():
-            if re.match(rf"(.*\.)?({name})$", module):
-                alpha, declared = (value, declared) if pattern == "alpha" else (alpha, value)
-                break
-    if declared != rank or not isinstance(alpha, int | float):
+    alpha = _setting(config, "lora_alpha", "alpha_pattern", module)
+    declared = _setting(config, "r", "rank_pattern", module)
+    if declared != rank or rank == 0 or type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise SourceError(
-            f"module {module} has rank {rank} and the config {declared!r}, lora_alpha {alpha!r}. Copy it again."
+            f"module {module} has rank {rank}, but {CONFIG} has r {declared!r:.100} and lora_alpha {alpha!r:.100}. Copy the "
+            "adapter again."
         )
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Checkpoint:
-    """The base's tensors, under Hugging Face's names, with the adapter in them.
-
-    Raises `SourceError` for names or shapes that the base lacks, `RefusedError` where head and embedding are one and
-    the adapter changes only one of them.
-    """
-    tensors = dict(checkpoint.tensors)
-    changed = {*adapter.factors, *adapter.replaced}
-    missing = sorted(changed - tensors.keys())
-    ends = {name for name in changed if name.startswith(("lm_head.", "model.embed_tokens."))}
-    if tied and ends:
-        raise RefusedError(
-            f"the adapter {adapter.path} changes {', '.join(sorted(ends))}, and the base ties head and embedding: with the "
-            "adapter they are two. Merge it with PEFT, set tie_word_embeddings to false, and convert that."
-        )
-    if missing:
-        raise SourceError(
-            f"the adapter {adapter.path} changes {len(missing)} tensors that the base lacks: {', '.join(missing[:5])}. "
-            f"It was trained on {adapter.base}; name that as the source."
-        )
-    for name, ref in adapter.replaced.items():
-        if ref.shape != tensors[name].shape:
+def _setting(config: JsonObject, key: str, patterns: str, module: str) -> Any:
+    """The value of a key for a module: that of the first pattern that matches, else the key's own."""
+    for pattern, value in (config.get(patterns) or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
             raise SourceError(
-                f"the adapter's {name} is {list(ref.shape)}; expected {list(tensors[name].shape)}, as the base's."
-            )
-        tensors[name] = _as_stored(ref, name, tensors[name].dtype)
-    for name, (a, b, turned) in adapter.factors.items():
-        tensors[name] = _merged(tensors[name], a, b, turned, adapter.scaling[name])
-    note = f"the adapter {adapter.path.name} is merged into {len(changed)} tensors, in float32 and rounded once."
-    files = {**checkpoint.files, **adapter.files}
-    return replace(checkpoint, tensors=tensors, files=files, notes=(*checkpoint.notes, note))
-
-
-def _merged(base: TensorRef, a: TensorRef, b: TensorRef, turned: bool, scaling: float) -> TensorRef:
-    import numpy as np
-
-    left, right = (a, b) if turned else (b, a)  # [out, r] and [r, in] of the product, transposed ones the other way round
-    shape = (left.shape[1], right.shape[0]) if turned else (left.shape[0], right.shape[1])
-    if len(base.shape) != 2 or base.shape != shape or base.dtype not in FLOATS:
-        raise SourceError(
-            f"the adapter's factors of {base.name} make {list(shape)}; the base has {list(base.shape)} {base.dtype}."
-        )
-
-    def change(rows: Array, ids: Sequence[int] | slice) -> Array:
-        tall, wide = left.read().astype(np.float32), right.read().astype(np.float32)
-        if turned:
-            tall, wide = tall.T, wide.T
-        return np.asarray((rows.astype(np.float32) + (tall[ids] @ wide) * np.float32(scaling)).astype(rows.dtype))
-
-    def read() -> Array:
-        stored = np.array(base.read(), numpy_dtype(base.dtype), order="C")
-        step = max(1, BLOCK // max(1, 4 * base.shape[1]))
-        for start in range(0, base.shape[0], step):
-            part = slice(start, start + step)
-            stored[part] = change(stored[part], part)
-        return stored
-
-    def take(ids: Sequence[int], axis: int) -> Array:
-        return change(base.take(ids, 0), list(ids)) if axis == 0 else read().take(list(ids), axis)
-
-    return TensorRef(base.name, base.dtype, base.shape, read, take)
-
-
-def _as_stored(ref: TensorRef, name: str, dtype: str) -> TensorRef:
-    """A replacement in the base's dtype, as PEFT's merged model has it."""
-    target = numpy_dtype(dtype)
-    return TensorRef(
-        name, dtype, ref.shape, lambda: ref.read().astype(target), lambda ids, axis: ref.take(ids, axis).astype(target)
-    )
+                f"{CONFIG} has {pattern!r:.100} in {patterns}, which is not a regular expression ({error}). Copy the adapter "
+                "again."
+            ) from None
+    return config.get(key)

@@ -21,9 +21,9 @@ from jaxconv.inspection import describe_plan
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
-from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
@@ -269,18 +269,16 @@ def _hashed(plan: Plan, head: ScoreHead, others: Mapping[str, bytes], weights: M
 
 def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None) -> Report:
     """The proof of what lies in `stage`. Raises `VerificationError` with the findings."""
-    from jaxconv.verification import Claims, prove
+    from jaxconv.verification import Claims, ScoreOptions, prove
 
-    claims = Claims(method=plan.method, token_ids=[token.id for token in plan.tokens])
-    family, device = plan.model.family, request.device
+    claims = Claims(plan.preset, plan.method, None, [token.id for token in plan.tokens], request.plan.template)
     backend = request.backend if request.backend in ("jax", "torch") else "auto"  # NumPy runs no model
-    if family.by_proof:
-        backend, device = "torch", "auto" if device == "tpu" else device
-    report = prove(plan.model.source, stage, claims, request.read, opened, backend=backend, device=device)
+    scoring = ScoreOptions(backend=backend, device=request.device)
+    report = prove(plan.model.source, stage, claims, request.read, opened, scoring=scoring)
     if not report.passed:
         remedy = "Run the same command again; if it fails once more, report it."
-        if family.by_proof:
-            remedy = f"{family.architecture} has no table, so without a proof it cannot be converted."
+        if plan.model.family.by_proof:
+            remedy = f"{plan.model.family.architecture} has no table, so without a proof it cannot be converted."
         raise VerificationError(
             f"the result differs from its source, and nothing was published: {' '.join(report.findings)} {remedy}"
         )

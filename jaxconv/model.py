@@ -7,12 +7,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.adapter import Adapter, merge_adapter, read_adapter
+from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
+from jaxconv.errors import SourceError
 from jaxconv.families import (
     Family,
     LmHead,
     LogitTransform,
+    Rows,
     check_backbone,
     check_proof_can_run,
     family_for,
@@ -23,7 +25,8 @@ from jaxconv.families import (
 )  # fmt: skip
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
-from jaxconv.readers import open_checkpoint
+from jaxconv.merge import merge_adapter
+from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 
 
@@ -77,11 +80,15 @@ class Model:
 
 def read_config(source: Source) -> JsonObject:
     """The config.json of a source. Raises `SourceError` if it is missing or damaged."""
-    return read_object(source.assets / "config.json", "the model's configuration")
+    path = source.assets / "config.json"
+    explanation = None if path.exists() else explain(source.assets)
+    if explanation is not None:
+        raise SourceError(explanation)
+    return read_object(path, "the model's configuration")
 
 
 def read_model(
-    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: bool = True
+    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: Rows = "all"
 ) -> Model:
     """The model of a source.
 
@@ -89,7 +96,7 @@ def read_model(
         source: The source.
         options: How it is read.
         opened: Its checkpoint, if it is open already.
-        compare_heads: Whether head and embedding are read and compared where the config ties them and both are stored.
+        compare_heads: Which rows of head and embedding are compared where the config ties the two and both are stored.
 
     Raises:
         SourceError: The source is damaged, or its config and tensors disagree.

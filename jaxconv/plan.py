@@ -16,14 +16,15 @@ from jaxconv.families import PROOF
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
-from jaxconv.pad_token import PadToken, choose_pad_token
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
-from jaxconv.prompt import PLAIN, Prompt, render, vllm_template
+from jaxconv.presets.recorded_prompt import recorded_prompt
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
-from jaxconv.special_tokens import special_tokens, with_special_tokens
-from jaxconv.tokenizer import Token, Vocabulary
+from jaxconv.text.pad_token import PadToken
+from jaxconv.text.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
+from jaxconv.text.prompt_fit import fit_prompt
+from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -127,43 +128,58 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
-    prompt = prompt_for(preset, options.template)
     if model.family.by_proof and options.dtype is not None:
         raise RefusedError(
             f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
             "differ. Convert without it, or cast the source first."
         )
-    rendered = render(prompt.template, "query", "document", prompt.instruction)
-    encoded = vocabulary.encode(rendered) if prompt.known else []
+    files = read_copied(assets)
+    prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
+    note = None
+    if not prompt.known:
+        recorded_one, note = recorded_prompt(model.source, files, vocabulary.special_tokens)
+        prompt = recorded_one or prompt
+    fitted = fit_prompt(prompt, vocabulary, model.lm_head.weight.shape[0])
     return Plan(
         model=model,
         tokens=tokens,
         method=method,
-        prompt=prompt,
+        prompt=fitted.prompt,
         activation=_activation(options, preset, 1 if method == "from_2_way_softmax" else len(tokens)),
         calibration=_calibration(options, preset),
-        assets=read_copied(assets),
-        pad_token=choose_pad_token(assets, vocabulary, encoded[-1].id if encoded else None),
-        special_tokens=special_tokens(vocabulary),
-        named_template=with_special_tokens(prompt.template, vocabulary) if model.family.transformers_seq_cls else None,
+        assets=files,
+        pad_token=fitted.pad_token,
+        special_tokens=fitted.special_tokens,
+        named_template=fitted.named_template if model.family.transformers_seq_cls else None,
         licence=read_licence(assets),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
         dtype=_dtype(options.dtype),
         use_sep_token=options.use_sep_token,
-        warnings=_warnings(model, prompt, method, options),
+        warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
     )
 
 
-def prompt_for(preset: Preset | None, template: str | None) -> Prompt:
-    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known."""
+def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str] | None = None) -> Prompt:
+    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known.
+
+    Args:
+        preset: The preset of the source.
+        template: The text of a template file.
+        special_tokens: The special tokens by name that a template may read.
+    """
     if template is not None:
-        # A file ends in a newline that Jinja, like every editor, does not count as content.
-        return Prompt(vllm_template(template.removesuffix("\n")))
+        return user_prompt(template, special_tokens or {})
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
     return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
+
+
+def example_prompt(plan: Plan) -> str:
+    """The prompt of an example pair, as consumers tokenise it."""
+    tokens = Vocabulary(plan.model.source.assets).special_tokens
+    return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:

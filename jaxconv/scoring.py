@@ -12,8 +12,7 @@ from jaxconv.arguments import checked
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
-from jaxconv.prompt import PLAIN, TEMPLATE_NAME, render, vllm_template
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.encoding import folder_encoder
 
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
@@ -81,8 +80,7 @@ class Scorer:
         config: Its config.json.
         backend: The name of the backend.
         classifier: The model in memory.
-        template: The Jinja template of the prompt.
-        max_length: The longest prompt in tokens; longer documents are cut.
+        encoder: Renders and tokenises pairs.
     """
 
     def __init__(self, directory: Path, classifier: Classifier, backend: str) -> None:
@@ -93,14 +91,15 @@ class Scorer:
         """
         self.directory, self.classifier, self.backend = directory, classifier, backend
         self.config: JsonObject = read_object(directory / "config.json", "the model's configuration")
-        self.template = _read_template(directory / TEMPLATE_NAME)
-        self.max_length = _max_length(directory, self.config)
-        self._tokenizer = Vocabulary(directory).tokenizer
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self.encoder = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
 
     def __repr__(self) -> str:
         return f"Scorer({str(self.directory)!r}, backend={self.backend!r})"
+
+    @property
+    def max_length(self) -> int:
+        """The longest prompt in tokens; longer documents are cut."""
+        return self.encoder.max_length
 
     @property
     def compilations(self) -> int:
@@ -206,7 +205,7 @@ class Scorer:
         rows = self.classifier.vocabulary_size
         for ids in token_ids:
             if ids and max(ids) >= rows:
-                token = self._tokenizer.id_to_token(max(ids))
+                token = self.encoder.vocabulary.piece(max(ids))
                 raise UsageError(
                     f"the prompt has the token {token!r} (id {max(ids)}), but the model has embeddings for the ids 0 to "
                     f"{rows - 1} only. Use the tokenizer that the model was trained with, or leave that text out."
@@ -227,35 +226,7 @@ class Scorer:
         Raises:
             UsageError: The prompt is too long even with an empty document.
         """
-        ids = self._token_ids(query, document, instruction)
-        if len(ids) <= self.max_length:
-            return ids
-        fits, too_long = 0, len(document)
-        best = self._token_ids(query, "", instruction)
-        if len(best) > self.max_length:
-            raise UsageError(f"the query alone takes {len(best)} tokens; at most {self.max_length} fit. Shorten it.")
-        while too_long - fits > 1:
-            middle = (fits + too_long) // 2
-            ids = self._token_ids(query, document[:middle], instruction)
-            if len(ids) <= self.max_length:
-                fits, best = middle, ids
-            else:
-                too_long = middle
-        return best
-
-    def _token_ids(self, query: str, document: str, instruction: str | None) -> list[int]:
-        prompt = render(self.template, query, document, instruction)
-        return list(self._tokenizer.encode(prompt, add_special_tokens=True).ids)
-
-
-def _read_template(path: Path) -> str:
-    """The prompt's template; without a file the plain query-then-document pair, as vLLM does."""
-    if not path.is_file():
-        return vllm_template(PLAIN)
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read ({error}); expected UTF-8. Convert the model again.") from None
+        return self.encoder.encode(query, document, instruction).ids
 
 
 def _max_length(directory: Path, config: JsonObject) -> int:

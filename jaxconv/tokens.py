@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxconv.errors import TokenError
 from jaxconv.head import Method
-from jaxconv.tokenizer import Token, Vocabulary
+from jaxconv.text.tokenizer import Token, Vocabulary
 
 ORDER = "Order: false first, true second."
 
@@ -51,7 +51,7 @@ def _from_text(text: Any, vocabulary: Vocabulary) -> Token:
     if not isinstance(text, str) or not text:
         raise TokenError(f"token {text!r} is not a string of at least one character; use --token-ids for ids.")
     index = vocabulary.id(text)
-    if index is not None and text == vocabulary.unknown:
+    if index is not None and index == vocabulary.unknown:
         raise TokenError(f"token {text!r} is the tokenizer's unknown piece; to take its row give its id, {index}.")
     if index is not None:
         return Token(text, index)
@@ -62,7 +62,7 @@ def _from_text(text: Any, vocabulary: Vocabulary) -> Token:
             f"token {text!r} is no single vocabulary piece: it encodes to {len(encoded)} pieces, {shown}. "
             f"{vocabulary.near(text)} Give one of them, or an id with --token-ids. {ORDER}"
         )
-    if encoded[0].text == vocabulary.unknown:
+    if encoded[0].id == vocabulary.unknown:
         raise TokenError(f"token {text!r} is unknown to the tokenizer: it encodes to {shown}. {vocabulary.near(text)}")
     return encoded[0]
 

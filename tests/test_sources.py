@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import jaxconv
-from jaxconv.errors import UsageError
+from jaxconv.errors import SourceError, UsageError
 from jaxconv.sources.hub import choose_files
 from jaxconv.writer.options import parse_size
 from tests.support.hub import COMMIT, TOKEN, Hub, serving
@@ -114,7 +114,7 @@ def test_gated_needs_the_token(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("team/nothing",), "neither a folder here nor a model on the hub"),
+        (("team/nothing",), "neither a directory here nor a model on the hub"),
         (("team/reranker", "--revision", "v9"), "no revision 'v9'"),
         (("team/reranker", "--offline"), "without --offline"),
     ],
@@ -132,15 +132,115 @@ def test_no_network_is_said(tmp_path: Path) -> None:
     assert found.returncode == 1 and "cannot be reached" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_one_format_of_weights_is_chosen() -> None:
-    """safetensors before Flax before .bin; never two."""
+def test_one_format_of_weights_is_fetched() -> None:
+    """safetensors before Flax before .bin; never two. Shards are those that the index names, whatever they are called."""
     assets = ["config.json", "tokenizer.json"]
     flax, torch = ["flax_model.msgpack"], ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"]
     single = ["model.safetensors", "consolidated.safetensors"]
-    assert choose_files(assets + torch + flax + single, weights=True) == [*assets, "model.safetensors"]
-    assert choose_files(assets + torch + flax, weights=True) == assets + flax
-    assert choose_files(assets + torch, weights=True) == assets + torch
-    assert choose_files(assets + torch, weights=False) == assets
+    sharded = ["model.safetensors.index.json", "weights-a.safetensors", "weights-b.safetensors"]
+
+    def files(*names: str, weights: bool = True) -> list[str]:
+        shards = {"model.safetensors.index.json": sharded[1:2], "pytorch_model.bin.index.json": torch[:1]}
+        return choose_files([*assets, *names], weights=weights, read_weight_map=lambda index: shards[index])
+
+    assert files(*torch, *flax, *single) == [*assets, "model.safetensors"]
+    assert files(*torch, *flax) == assets + flax
+    assert sorted(files(*torch)) == sorted(assets + torch)
+    assert files(*torch, weights=False) == assets
+    assert files(*torch, *sharded) == [*assets, "model.safetensors.index.json", "weights-a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>Sign in</html>", b"{}", b"[]", b"null", b'{"id":"a/b","sha":5,"siblings":[1]}', b'{"id":"a/b","siblings":[{}]}'],
+)
+@pytest.mark.parametrize("command", ["convert", "inspect"])
+def test_something_that_is_not_a_hub(tmp_path: Path, answer: bytes, command: str) -> None:
+    """A page of a proxy, or JSON of another kind, is an error that names the address."""
+    with serving({}, constant=answer) as server:
+        output = [str(tmp_path / "out")] if command == "convert" else []
+        result = run(command, server.url, tmp_path, "team/reranker", *output, "--token-ids", "[5,6]")
+    assert result.returncode == 1
+    assert server.url in result.stderr and "Check" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_shards_are_fetched_by_the_index(tmp_path: Path) -> None:
+    """Shards of any name come, other safetensors do not; offline the same files are found again."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3", shards=3)
+    index = folder / "model.safetensors.index.json"
+    text = index.read_text()
+    for number, path in enumerate(sorted(folder.glob("*.safetensors"))):
+        text = text.replace(path.name, f"part_{number}.safetensors")
+        path.rename(folder / f"part_{number}.safetensors")
+    index.write_text(text)
+    (folder / "model-00001-of-00009.safetensors").write_bytes(b"stale")
+    with serving({"team/reranker": folder}) as server:
+        result = convert(server.url, tmp_path, "team/reranker")
+        assert result.returncode == 0, result.stderr
+        requests = " ".join(server.requests)
+        assert "part_0.safetensors" in requests and "00009" not in requests
+    assert convert(server.url, tmp_path, "team/reranker", "--offline").returncode == 0
+
+
+def test_an_index_on_the_hub_that_is_not_one(tmp_path: Path) -> None:
+    """A weight map of another type is an error of the index."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3", shards=3)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
+    with serving({"team/reranker": folder}) as server:
+        result = convert(server.url, tmp_path, "team/reranker")
+    assert result.returncode == 1 and "weight_map" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_adapter_on_the_hub(qwen3: Path, tmp_path: Path) -> None:
+    """The message has the download of the adapter and the conversion of its base."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "team/base"}))
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    with serving({"team/adapter": folder}) as server:
+        result = convert(server.url, tmp_path, "team/adapter")
+    expected = "hf download team/adapter --local-dir adapter && jaxconv convert team/base OUTPUT --adapter adapter"
+    assert result.returncode == 1 and expected in result.stderr
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_source_or_base_is_refused(qwen3: Path, tmp_path: Path, name: str) -> None:
+    """An unset variable of the shell does not mean the current directory."""
+    with pytest.raises(UsageError, match="SOURCE is empty"):
+        jaxconv.convert(name, tmp_path / "out", token_ids=[5, 6])
+    with pytest.raises(UsageError, match="--base is empty"):
+        jaxconv.convert(qwen3, tmp_path / "out", base=name, token_ids=[5, 6])
+
+
+def test_links_out_of_the_source_are_refused(qwen3: Path, tmp_path: Path) -> None:
+    """A licence that is a link to another file would publish that file; links within the source are followed."""
+    source = shutil.copytree(qwen3, tmp_path / "source")
+    (tmp_path / "secret").write_text("secret")
+    (source / "text").write_text("Apache-2.0")
+    (source / "LICENSE").symlink_to("text")
+    jaxconv.convert(source, tmp_path / "inside", token_ids=[5, 6], backend="numpy")
+    assert (tmp_path / "inside/LICENSE").read_text() == "Apache-2.0"
+    for target in (tmp_path / "secret", "../secret"):
+        (source / "LICENSE").unlink()
+        (source / "LICENSE").symlink_to(target)
+        with pytest.raises(SourceError, match=r"LICENSE is a symbolic link that leads out of the source"):
+            jaxconv.convert(source, tmp_path / "outside", token_ids=[5, 6], backend="numpy")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_links_into_the_hubs_cache_are_followed(qwen3: Path, tmp_path: Path) -> None:
+    """A snapshot links to the blobs beside it, and to nothing else."""
+    entry = tmp_path / "models--team--reranker"
+    snapshot = entry / "snapshots" / COMMIT
+    shutil.copytree(qwen3, entry / "blobs")
+    snapshot.mkdir(parents=True)
+    for file in (entry / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    jaxconv.convert(snapshot, tmp_path / "out", token_ids=[5, 6], backend="numpy")
+    (entry / "other").write_text("x")
+    (snapshot / "LICENSE").symlink_to("../../other")
+    with pytest.raises(SourceError, match="leads out of the source"):
+        jaxconv.convert(snapshot, tmp_path / "out2", token_ids=[5, 6], backend="numpy")
 
 
 def test_sizes_are_read_as_on_the_hub() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+MAX_PICKLE = 1 << 28  # bytes of names, shapes and places of tensors; a million tensors take half of it
 # torch dtype -> safetensors name
 DTYPES = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
@@ -25,6 +27,10 @@ def load(path: Path) -> dict[str, torch.Tensor]:
     """
     if not _is_zip(path):
         raise ValueError("it is no zip archive: truncated, or of a torch older than 1.6; load and save it again")
+    try:
+        _check_pickle(path)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
+        raise ValueError(f"it is no zip archive that can be read: {error}") from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged pickle calls what it may call with any arguments, and any error may come of it
@@ -42,7 +48,21 @@ def load(path: Path) -> dict[str, torch.Tensor]:
             or value.dtype not in DTYPES
         ):
             raise ValueError(f"its entry {name!r} is no dense tensor of a known dtype")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(
+                f"its entry {name!r} has {value.numel()} elements, more than its storage holds (repeated by strides)"
+            )
     return found
+
+
+def _check_pickle(path: Path) -> None:
+    """Raises `ValueError` for a compressed record (torch stores them as they are) or a pickle that is too large."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+                raise ValueError(f"its record {entry.filename[:100]!r} is compressed, which torch never does")
+            if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE:
+                raise ValueError(f"its pickle has {entry.file_size} bytes, more than {MAX_PICKLE}")
 
 
 def _is_zip(path: Path) -> bool:

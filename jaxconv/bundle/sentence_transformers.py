@@ -12,13 +12,13 @@ from __future__ import annotations
 import copy
 
 from jaxconv.activation import TORCH_CLASSES
-from jaxconv.bundle.tokenizer import default_chat_template
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.plan import Plan
+from jaxconv.text.chat_templates import displaced_templates, file_of
 
 NAME = "jaxconv_score"
-NAMED_TEMPLATE = f"additional_chat_templates/{NAME}.jinja"  # where transformers looks for named templates
+NAMED_TEMPLATE = file_of(NAME)  # where transformers looks for named templates
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 LOGITS = {"method": "forward", "method_output_name": "logits"}
 TRANSFORMER: JsonDict = {
@@ -52,14 +52,13 @@ def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
     length = longest_prompt(plan)
     if length is not None:
         transformer["processor_kwargs"] = {"model_max_length": length}
-    files = {
+    return {
+        **displaced_templates(plan.assets),
         "modules.json": dump_json(MODULES),
         "sentence_bert_config.json": dump_json(transformer),
         "config_sentence_transformers.json": dump_json(settings),
         NAMED_TEMPLATE: plan.named_template.encode(),
     }
-    default = default_chat_template(plan)
-    return files if default is None else {**files, "chat_template.jinja": default.encode()}
 
 
 def longest_prompt(plan: Plan) -> int | None:

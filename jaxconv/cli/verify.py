@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from jaxconv.cli._output import json_list, print_json
+from jaxconv.cli import _options as option
+from jaxconv.cli._output import print_json
+
+if TYPE_CHECKING:
+    from jaxconv.verification import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -15,89 +19,86 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    source: str = typer.Argument(..., help="Folder, hub id or URI of the causal LM."),
-    output: str = typer.Argument(..., help="Folder that convert wrote."),
-    pairs: Optional[str] = typer.Option(None, help='JSONL of {"query", "document"}; default a built-in set.'),
-    backend: str = typer.Option("auto", help="auto, jax or torch: what runs both models."),
-    device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
-    tolerance: Optional[float] = typer.Option(
-        None, help="Largest difference of a raw score, with --against-vllm of the server's; default from float32."
-    ),
-    structure_only: bool = typer.Option(False, "--structure-only", help="Compare bytes and files, run no model."),
-    report: Optional[str] = typer.Option(None, help="Folder for report.html and report.json, written whatever the result."),
-    against_vllm: Optional[str] = typer.Option(
-        None, help="Address of a vLLM server of OUTPUT, whose raw scores are compared too; VLLM_API_KEY is its key."
-    ),
-    classifier_from_tokens: Optional[str] = typer.Option(
-        None, "--classifier-from-tokens", "--classifier_from_tokens", help='JSON, false first: \'["no","yes"]\'.'
-    ),
-    token_ids: Optional[str] = typer.Option(None, help="JSON list of ids instead, false first."),
-    preset: Optional[str] = typer.Option(None, help="A known reranker, see `jaxconv presets`."),
-    method: Optional[str] = typer.Option(None, help="from_2_way_softmax or no_post_processing."),
-    base: Optional[str] = typer.Option(None, help="Config and tokenizer for sources of weights only."),
-    layout: Optional[str] = typer.Option(None, help="Overrides the detected layout."),
-    step: Optional[int] = typer.Option(None, help="Step of a checkpoint manager's root."),
-    adapter: Optional[str] = typer.Option(None, help="PEFT LoRA adapter that is merged on the way."),
-    revision: Optional[str] = typer.Option(None, help="Branch, tag or commit on the hub."),
-    token: Optional[str] = typer.Option(None, help="Hub token."),
-    offline: bool = typer.Option(False, "--offline", help="Use only the hub's cache."),
-    json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
+    source: option.Source,
+    output: Annotated[str, typer.Argument(help="Directory that convert wrote.")],
+    pairs: Annotated[Optional[str], typer.Option(help='JSONL of {"query", "document"}; default a built-in set.')] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="auto (two implementations where JAX and transformers are installed), jax or torch (one for both sides)."
+        ),
+    ] = "auto",
+    device: option.Device = "auto",
+    tolerance: Annotated[
+        Optional[float],
+        typer.Option(help="Largest difference of a raw score, with --against-vllm of the server's; default from float32."),
+    ] = None,
+    structure_only: Annotated[
+        bool, typer.Option("--structure-only", help="Compare tensors and files, run no model.")
+    ] = False,
+    report: Annotated[
+        Optional[str], typer.Option(help="Directory for report.html and report.json, written whatever is found.")
+    ] = None,
+    against_vllm: Annotated[
+        Optional[str],
+        typer.Option(help="Address of a vLLM server of OUTPUT, whose raw scores are compared too; VLLM_API_KEY is its key."),
+    ] = None,
+    classifier_from_tokens: option.Tokens = None,
+    token_ids: option.TokenIds = None,
+    preset: option.Preset = None,
+    method: option.Method = None,
+    template: Annotated[Optional[str], typer.Option(help="Jinja file that the output's prompt must come from.")] = None,
+    base: option.Base = None,
+    layout: option.Layout = None,
+    step: option.Step = None,
+    adapter: option.Adapter = None,
+    revision: option.Revision = None,
+    token: option.HubToken = None,
+    offline: option.Offline = False,
+    json: option.Json = False,
 ) -> int:
-    """Prove that a converted folder is its source: every bit, the head, the files, and the scores."""
+    """Prove that a converted directory is its source: tensors, head, files, prompts and scores. Exit code 1 if it is not."""
+    options = dict(locals())
     import jaxconv
 
-    found = jaxconv.verify(
-        source,
-        output,
-        pairs=pairs,
-        backend=backend,
-        device=device,
-        tolerance=tolerance,
-        structure_only=structure_only,
-        report=report,
-        against_vllm=against_vllm,
-        classifier_from_tokens=json_list("--classifier-from-tokens", classifier_from_tokens),
-        token_ids=json_list("--token-ids", token_ids),
-        preset=preset,
-        method=method,
-        base=base,
-        layout=layout,
-        step=step,
-        adapter=adapter,
-        revision=revision,
-        token=token,
-        offline=offline,
-    )
+    result = jaxconv.verify(**option.arguments_of(jaxconv.verify, options))
     if json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
-        print(summary(found))
-    return 0 if found.passed else 1
+        print(summary(result))
+    return 0 if result.passed else 1
 
 
-def summary(report: Any) -> str:
+def summary(report: Report) -> str:
     """The report, for people."""
-    structure, head, scores = report.structure, report.head, report.scores
+    structure, head, scores, vllm = report.structure, report.head, report.scores, report.vllm
     error = "" if head.max_abs_error is None else f", largest difference {head.max_abs_error:.3g}"
     lines = [
-        f"structure   {structure.identical} of {structure.tensors} backbone tensors are the source's, bit for bit",
+        f"structure   {structure.identical} of {structure.tensors} backbone tensors are the source's",
         f"head        {'the rows of the source' if head.exact else 'NOT the rows of the source'}{error}",
     ]
     if scores is None:
         lines.append("scores      not compared")
     else:
         lines += [
-            f"scores      {scores.pairs} pairs by {scores.backend}: largest difference {scores.max_abs_error:.3g}, "
-            f"{scores.rank_agreement:.1%} in the same order",
+            f"scores      {scores.pairs} pairs by {scores.backend} ({KINDS[scores.kind]}): largest difference "
+            f"{scores.max_abs_error:.3g}, {scores.rank_agreement:.1%} in the same order",
             f"tolerance   {scores.tolerance:.3g}: {scores.tolerance_reason}",
         ]
-    if report.vllm is not None:
-        vllm = report.vllm
+    if vllm is not None:
         lines += [
             f"vllm        {vllm.pairs} pairs by {vllm.url}: largest difference {vllm.max_abs_error:.3g}, "
             f"{vllm.rank_agreement:.1%} in the same order",
             f"tolerance   {vllm.tolerance:.3g}: {vllm.tolerance_reason}",
         ]
+    lines += [f"note        {note}" for note in report.notes]
     lines += [f"wrong       {finding}" for finding in report.findings]
     lines.append("passed" if report.passed else "FAILED")
     return "\n".join(lines)
+
+
+# What the kind of a comparison of scores means.
+KINDS = {
+    "independent": "independent: two implementations",
+    "consistency": "a consistency check: one implementation computed both sides",
+}

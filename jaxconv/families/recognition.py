@@ -14,6 +14,10 @@ from jaxconv.json_files import JsonObject
 KNOWN = f"Known model types: {', '.join(FAMILIES)}."
 
 
+# Classes that training runs put around a model and save as its architecture.
+WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel")
+
+
 def family_for(config: JsonObject) -> Family:
     """The family of a config.json: a row of the table, else one whose conversions have to be proven.
 
@@ -54,7 +58,8 @@ def _refuse(config: JsonObject, architecture: object) -> None:
     if config.get("quantization_config") or text.get("quantization_config"):
         raise RefusedError(
             "the source is quantised (config.json has quantization_config); expected plain weights. "
-            "Convert the original model, then quantise the result without its score layer."
+            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a "
+            "merged model keeps the key), remove quantization_config from config.json."
         )
     if _bidirectional(text) or _bidirectional(config) or "Bidirectional" in str(architecture):
         raise RefusedError(
@@ -72,9 +77,21 @@ def _require_causal_lm(architecture: object) -> None:
         raise RefusedError(f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {KNOWN}")
 
 
+def _is_wrapper(architecture: object, expected: str) -> bool:
+    """Whether a class name is that of a wrapper: FSDPQwen3ForCausalLM, PeftModelForCausalLM, OptimizedModule."""
+    if not isinstance(architecture, str):
+        return False
+    return architecture in WRAPPERS or architecture.startswith("Peft") or architecture.endswith(expected)
+
+
 def _checked(row: Row, model_type: str, architecture: object) -> Row:
     """The row, if it accepts the architecture."""
     if architecture not in (None, row.architecture, *row.accepts):
+        if _is_wrapper(architecture, row.architecture):
+            raise RefusedError(
+                f"config.json names the class {architecture}, a wrapper of the training run around {row.architecture}; "
+                f'loaders look for a model of that name. Set "architectures": ["{row.architecture}"] in config.json.'
+            )
         _require_causal_lm(architecture)
         raise RefusedError(f"{model_type} with architecture {architecture!r} is not known; expected {row.architecture}.")
     return row

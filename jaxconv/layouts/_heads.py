@@ -1,4 +1,4 @@
-"""Rows that Tunix and the gemma library share: attention with heads as axes, under einsum or projection names."""
+"""Rows that the layouts tunix and gemma share: attention with heads as axes, under einsum names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EINSUM: Rows = {
     "attn.key_norm.scale": ("H", ("self_attn.k_norm.weight",), "H"),
     "pre_attention_norm.scale": ("D", ("input_layernorm.weight",), "D"),
 }
-# Gemma 1 has two norms in a layer, and its second stands before the MLP.
+# Gemma 1 has two norms in a layer; the second precedes the MLP.
 GEMMA1_NORMS: Rows = {"pre_ffw_norm.scale": ("D", ("post_attention_layernorm.weight",), "D")}
 GEMMA_NORMS: Rows = {
     "post_attention_norm.scale": ("D", ("post_attention_layernorm.weight",), "D"),
@@ -31,7 +31,14 @@ GEMMA_NORMS: Rows = {
 
 
 def layer_rules(prefix: str, rows: Rows, *, layer: tuple[int, int, int] = (1, 1, 0), stacked: bool = False) -> list[Rule]:
-    """The rows of one layer as rules under a prefix; `stacked` puts the layers on axis 0."""
+    """The rows of one layer as rules.
+
+    Args:
+        prefix: What stands before the foreign names.
+        rows: The rows.
+        layer: As in `Rule`.
+        stacked: Whether layers are stacked on axis 0.
+    """
     return [
         Rule(
             f"{prefix}.{name}",
@@ -45,7 +52,7 @@ def layer_rules(prefix: str, rows: Rows, *, layer: tuple[int, int, int] = (1, 1,
 
 
 def embedder_rules(norm: str) -> list[Rule]:
-    """The embedding (unscaled, as Hugging Face's) and the final norm."""
+    """The rules of the embedding (unscaled, like Hugging Face's) and of the final norm, which is called `norm`."""
     return [
         Rule("embedder.input_embedding", "W D", ("model.embed_tokens.weight",), "V D"),
         Rule(norm, "D", ("model.norm.weight",), "D"),

@@ -9,31 +9,69 @@ from collections.abc import Mapping, Sequence
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import LayoutError
 
-# leaf -> (PyTorch leaf, ranks it may have)
+# Flax leaf -> (PyTorch leaf, ranks it may have)
 Leaves = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 def rename_leaves(checkpoint: Checkpoint, names: Mapping[str, str], leaves: Leaves, layout: str) -> Checkpoint:
-    """PyTorch leaves; `names` gives the dotted path that each tensor counts as. Kernels of rank 2 and 3 are transposed.
+    """The tensors with PyTorch leaves; kernels of rank 2 and 3 are transposed.
 
-    Raises `LayoutError` for an unknown leaf or rank, or two names that meet.
+    Args:
+        checkpoint: The checkpoint with Flax leaves.
+        names: Name of each tensor -> the dotted path that it counts as.
+        leaves: The leaves of the layout.
+        layout: The layout's name, for messages.
+
+    Raises:
+        LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
     """
     tensors: dict[str, TensorRef] = {}
     wrong = []
     for name, ref in checkpoint.tensors.items():
-        stem, _, leaf = names[name].rpartition(".")
-        target, ranks = leaves.get(leaf, ("", ()))
-        hf_name = f"{stem}.{target}"
+        hf_name, leaf = _renamed(names[name], leaves)
+        _, ranks = leaves.get(leaf, ("", ()))
         if len(ref.shape) not in ranks or hf_name in tensors:
             wrong.append(f"{name} {list(ref.shape)}")
             continue
         tensors[hf_name] = _leaf(ref, hf_name, leaf)
     if wrong:
         raise LayoutError(
-            f"{checkpoint.path}: {len(wrong)} tensors are no leaf of layout {layout}: {', '.join(wrong[:5])}. "
+            f"{checkpoint.path}: {len(wrong)} tensors are not leaves of layout {layout}: {', '.join(wrong[:5])}. "
             f"Expected leaves {', '.join(leaves)}; choose another layout with --layout."
         )
     return dataclasses.replace(checkpoint, tensors=tensors, shards=())
+
+
+def restore_leaves(output: Checkpoint, raw: Checkpoint, names: Mapping[str, str], leaves: Leaves) -> dict[str, TensorRef]:
+    """The inverse of `rename_leaves`: the tensors of `output` under the names and in the shapes of `raw`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The checkpoint with Flax leaves.
+        names: As for `rename_leaves`.
+        leaves: The leaves of the layout.
+
+    Returns:
+        Tensors by their name in `raw`; without those that `output` lacks.
+    """
+    restored = {}
+    for name, ref in raw.tensors.items():
+        hf_name, leaf = _renamed(names[name], leaves)
+        if hf_name in output.tensors:
+            restored[name] = _restored(output.tensors[hf_name], name, ref.shape, leaf)
+    return restored
+
+
+def _renamed(name: str, leaves: Leaves) -> tuple[str, str]:
+    """The name with its PyTorch leaf, and its Flax leaf."""
+    stem, _, leaf = name.rpartition(".")
+    return f"{stem}.{leaves.get(leaf, ('', ()))[0]}", leaf
+
+
+def _restored(ref: TensorRef, name: str, shape: tuple[int, ...], leaf: str) -> TensorRef:
+    if leaf == "kernel" and len(ref.shape) == 2:
+        ref = transposed(ref, name)
+    return ref.renamed(name) if ref.shape == shape else reshaped(ref, name, shape)
 
 
 def _leaf(ref: TensorRef, name: str, leaf: str) -> TensorRef:
@@ -55,7 +93,7 @@ def reshaped(ref: TensorRef, name: str, shape: tuple[int, ...]) -> TensorRef:
 
 
 def transposed(ref: TensorRef, name: str) -> TensorRef:
-    """A matrix [in, out] as [out, in]. Of a file its pages are mapped: a copy would only be made to be copied again."""
+    """A matrix with its axes exchanged. A file's pages are mapped, because a copy would only be copied again."""
 
     def read() -> Array:
         return mapped(ref).T

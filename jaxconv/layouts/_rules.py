@@ -1,4 +1,4 @@
-"""Tables from foreign tensors to Hugging Face's: one rule says name, axes and value changes, and reads in both directions.
+"""Tables from foreign tensors to Hugging Face's: a rule gives name, axes and value changes, and applies in both directions.
 
 Axes are symbols, one for each dimension of the foreign tensor: V vocab_size, W the vocabulary with padding, D hidden_size,
 F intermediate_size, N attention heads, G key-value heads, H head_dim, L stacked layers, P stacked parts (one for each
@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import LayoutError
+from jaxconv.json_files import JsonObject
 
 Sizes = Mapping[str, int]
 LISTED = 5
@@ -98,7 +98,7 @@ VALUES: Mapping[str, ValueChange] = {
 }
 
 
-def axis_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+def axis_sizes(config: JsonObject) -> dict[str, int]:
     """The sizes that symbols stand for, from a config whose numbers the family's table has checked."""
     heads = config["num_attention_heads"]
     return {
@@ -114,36 +114,99 @@ def axis_sizes(config: Mapping[str, Any]) -> dict[str, int]:
 def apply_rules(checkpoint: Checkpoint, rules: Sequence[Rule], sizes: Sizes, layout: str) -> Checkpoint:
     """The tensors under Hugging Face names, in the order of the source.
 
-    Raises `LayoutError` listing names that no rule explains, shapes that no rule gives, and names that meet.
+    Args:
+        checkpoint: The tensors under foreign names.
+        rules: The layout's table.
+        sizes: What each symbol of the rules stands for.
+        layout: The layout's name, for messages.
+
+    Raises:
+        LayoutError: A name matches no rule, a shape fits no rule, or two tensors would get the same name.
     """
-    compiled = [(rule, rule.pattern()) for rule in rules]
     tensors: dict[str, TensorRef] = {}
-    unknown, misshaped, doubled = [], [], []
-    for name, ref in checkpoint.tensors.items():
-        named = [(rule, match) for rule, pattern in compiled if (match := pattern.fullmatch(name))]
-        fitting = [(rule, match) for rule, match in named if _fits(rule, ref.shape, sizes)]
-        if not named:
-            unknown.append(name)
-        elif len(fitting) != 1:
-            wanted = " or ".join(f"[{_shown(rule, sizes)}]" for rule, _ in named)
-            misshaped.append(f"{name} is {list(ref.shape)}, expected {'only one of ' if fitting else ''}{wanted}")
-        else:
-            rule, match = fitting[0]
-            for hf_name, made in _expand(rule, ref, int(match[1]) if match.groups() else 0, sizes):
-                if hf_name in tensors:
-                    doubled.append(f"{hf_name} (again from {name})")
-                tensors[hf_name] = made
-    found = [
+    repeated = []
+    matches, problems = _match(checkpoint, rules, sizes)
+    for name, (rule, number) in matches.items():
+        for hf_name, index in _parts(rule, checkpoint.tensors[name], number):
+            if hf_name in tensors:
+                repeated.append(f"{hf_name} (again from {name})")
+            tensors[hf_name] = _tensor(hf_name, rule, checkpoint.tensors[name], index, sizes)
+    listed = [
         f"{len(names)} {word} ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''})"
-        for word, names in (("unknown", unknown), ("of another shape", misshaped), ("twice", doubled))
+        for word, names in (*problems.items(), ("twice", repeated))
         if names
     ]
-    if found:
+    if listed:
         raise LayoutError(
-            f"{checkpoint.path}: tensors that layout {layout} does not explain: {'; '.join(found)}. Expected the names of "
+            f"{checkpoint.path}: tensors that layout {layout} does not explain: {'; '.join(listed)}. Expected the names of "
             f"{layout} with config.json's sizes; check --base, or choose another --layout."
         )
     return replace(checkpoint, tensors=tensors, shards=())
+
+
+def undo_rules(output: Checkpoint, raw: Checkpoint, rules: Sequence[Rule], sizes: Sizes) -> dict[str, TensorRef]:
+    """The inverse of `apply_rules`: the tensors of `output` under the names and in the shapes of `raw`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The checkpoint with foreign names, whose names and shapes select the rules.
+        rules: The layout's table.
+        sizes: What each symbol of the rules stands for.
+
+    Returns:
+        Tensors by their name in `raw`; without those of which `output` has no part. A padded vocabulary is given without
+        its padding.
+
+    Raises:
+        LayoutError: `output` has some of the parts of a foreign tensor and lacks others.
+    """
+    restored = {}
+    for name, (rule, number) in _match(raw, rules, sizes)[0].items():
+        names = {index: hf_name for hf_name, index in _parts(rule, raw.tensors[name], number)}
+        missing = [hf_name for hf_name in names.values() if hf_name not in output.tensors]
+        if len(missing) == len(names):
+            continue
+        if missing:
+            raise LayoutError(
+                f"{output.path} lacks {len(missing)} of the {len(names)} tensors that {name} holds: "
+                f"{', '.join(missing[:LISTED])}. Expected all of them; convert again."
+            )
+        parts = {index: output.tensors[hf_name] for index, hf_name in names.items()}
+        restored[name] = _restored(name, rule, parts, raw.tensors[name].shape, sizes)
+    return restored
+
+
+def _restored(
+    name: str, rule: Rule, parts: Mapping[tuple[int, int], TensorRef], shape: tuple[int, ...], sizes: Sizes
+) -> TensorRef:
+    def read() -> Array:
+        return to_foreign(rule, {index: ref.read() for index, ref in parts.items()}, sizes)
+
+    symbols = rule.axes.split()
+    shape = tuple(sizes["V"] if symbol == "W" else size for symbol, size in zip(symbols, shape, strict=True))
+    dtype = next(iter(parts.values())).dtype
+    return TensorRef(name, dtype, shape, read, lambda ids, axis: read().take(list(ids), axis))
+
+
+def _match(
+    checkpoint: Checkpoint, rules: Sequence[Rule], sizes: Sizes
+) -> tuple[dict[str, tuple[Rule, int]], dict[str, list[str]]]:
+    """The rule of each tensor with the number in its name, and descriptions of the tensors without one."""
+    compiled = [(rule, rule.pattern()) for rule in rules]
+    matches: dict[str, tuple[Rule, int]] = {}
+    unknown, misshaped = [], []
+    for name, ref in checkpoint.tensors.items():
+        by_name = [(rule, match) for rule, pattern in compiled if (match := pattern.fullmatch(name))]
+        fitting = [(rule, match) for rule, match in by_name if _fits(rule, ref.shape, sizes)]
+        if not by_name:
+            unknown.append(name)
+        elif len(fitting) != 1:
+            expected = " or ".join(f"[{_shown(rule, sizes)}]" for rule, _ in by_name)
+            misshaped.append(f"{name} is {list(ref.shape)}, expected {'only one of ' if fitting else ''}{expected}")
+        else:
+            rule, match = fitting[0]
+            matches[name] = rule, int(match[1]) if match.groups() else 0
+    return matches, {"unknown": unknown, "of another shape": misshaped}
 
 
 def _fits(rule: Rule, shape: tuple[int, ...], sizes: Sizes) -> bool:
@@ -163,18 +226,18 @@ def _shown(rule: Rule, sizes: Sizes) -> str:
     return ", ".join(open_ended.get(symbol) or str(_size(rule, symbol, sizes)) for symbol in rule.axes.split())
 
 
-def _expand(rule: Rule, ref: TensorRef, number: int, sizes: Sizes) -> Iterator[tuple[str, TensorRef]]:
-    """The Hugging Face tensors that one foreign tensor holds."""
+def _parts(rule: Rule, ref: TensorRef, number: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The names of the Hugging Face tensors that one foreign tensor holds, with their index on L and P."""
     symbols = rule.axes.split()
     layers = ref.shape[symbols.index("L")] if "L" in symbols else 1
     for index in range(layers):
         layer = rule.layer[0] * index + rule.layer[1] * number + rule.layer[2]
         for part, hf in enumerate(rule.hf):
-            name = hf.replace("{i}", str(layer))
-            yield name, _tensor(name, rule, ref, {"L": index, "P": part}, sizes)
+            yield hf.replace("{i}", str(layer)), (index, part)
 
 
-def _tensor(name: str, rule: Rule, ref: TensorRef, at: Mapping[str, int], sizes: Sizes) -> TensorRef:
+def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes: Sizes) -> TensorRef:
+    at = {"L": index[0], "P": index[1]}
     symbols = rule.axes.split()
     kept = [symbol for symbol in symbols if symbol not in "LP"]
     groups = [group.split(".") for group in rule.hf_axes.split()]
@@ -207,26 +270,30 @@ def _tensor(name: str, rule: Rule, ref: TensorRef, at: Mapping[str, int], sizes:
     return TensorRef(name, ref.dtype, shape, read, take)
 
 
-def to_foreign(rule: Rule, parts: Mapping[tuple[int, int], Array], sizes: Sizes, padded: int | None = None) -> Array:
-    """The inverse: the foreign array of the Hugging Face arrays at (index on L, part); `padded` is the size of W."""
+def to_foreign(rule: Rule, parts: Mapping[tuple[int, int], Array], sizes: Sizes) -> Array:
+    """The foreign array of a rule.
+
+    Args:
+        rule: The rule.
+        parts: The Hugging Face arrays by their index on L and on P (0 where the rule lacks the axis).
+        sizes: What each symbol stands for.
+
+    Returns:
+        The array with the rule's axes; W has the size of V, because padding is not kept.
+    """
     import numpy as np
 
-    symbols = rule.axes.split()
-    kept = [symbol.replace("W", "V") for symbol in symbols if symbol not in "LP"]
+    symbols = [symbol.replace("W", "V") for symbol in rule.axes.split()]
+    inner = [symbol for symbol in symbols if symbol not in "LP"]
     order = [symbol for group in rule.hf_axes.split() for symbol in group.split(".")]
     layers, count = (max(index[axis] for index in parts) + 1 for axis in (0, 1))
-    made = {}
+    arrays = {}
     for index, array in parts.items():
         split = array.reshape([sizes[symbol] for symbol in order])
         for value in reversed(rule.values):
             split = VALUES[value].from_hf(split, order, sizes)
-        moved = split.transpose([order.index(symbol) for symbol in kept])
-        if "W" in symbols and padded is not None:
-            axis = kept.index("V")
-            moved = np.pad(moved, [(0, padded - sizes["V"] if number == axis else 0) for number in range(moved.ndim)])
-        made[index] = moved
-    stacked = np.stack([np.stack([made[layer, part] for part in range(count)]) for layer in range(layers)])
-    leading = ["L", "P", *kept]
-    drop = tuple(number for number, symbol in enumerate(("L", "P")) if symbol not in symbols)
-    present = [symbol for symbol in leading if symbol in [s.replace("W", "V") for s in symbols]]
-    return stacked.squeeze(drop).transpose([present.index(symbol.replace("W", "V")) for symbol in symbols])
+        arrays[index] = split.transpose([order.index(symbol) for symbol in inner])
+    stacked = np.stack([np.stack([arrays[layer, part] for part in range(count)]) for layer in range(layers)])
+    absent = tuple(axis for axis, symbol in enumerate("LP") if symbol not in symbols)
+    present = [symbol for symbol in ("L", "P", *inner) if symbol in symbols]
+    return stacked.squeeze(absent).transpose([present.index(symbol) for symbol in symbols])

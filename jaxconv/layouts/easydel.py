@@ -5,12 +5,10 @@ Source: EasyDeL 0.3 utils/parameters_transformation.py (easydel_to_torch).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import RefusedError
-from jaxconv.layouts._leaves import Leaves, rename_leaves
+from jaxconv.json_files import JsonObject
+from jaxconv.layouts._leaves import Leaves, rename_leaves, restore_leaves
 
 NAME = "easydel"
 LEAVES: Leaves = {
@@ -22,12 +20,22 @@ LEAVES: Leaves = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """EasyDeL's own container."""
+    """Whether the container is EasyDeL's."""
     return checkpoint.format == "easydel"
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names and shapes. Raises `RefusedError` for a model that has a score head already."""
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names and in their shapes.
+
+    Raises:
+        LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
+        RefusedError: The model has a score head already.
+    """
     if any(name.startswith("score.") for name in checkpoint.tensors):
         raise RefusedError(f"{checkpoint.path} is a classifier already (it has score.kernel); expected a causal LM.")
     return rename_leaves(checkpoint, {name: name for name in checkpoint.tensors}, LEAVES, NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return restore_leaves(output, raw, {name: name for name in raw.tensors}, LEAVES)

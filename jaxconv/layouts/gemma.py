@@ -1,19 +1,19 @@
 """The gemma library: einsum names, nested, flat or stacked by the attention pattern; values as in Hugging Face.
 
-Source: gemma 3.3 gm/ckpts/_checkpoint.py and gm/nn. The gating einsum is [2, F, D] or [2, D, F] by model, which its shape
-tells.
+Source: gemma 3.3 gm/ckpts/_checkpoint.py and gm/nn. The gating einsum is [2, F, D] or [2, D, F]
+depending on the model; its shape tells which.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError
+from jaxconv.json_files import JsonObject
 from jaxconv.layouts._heads import EINSUM, GEMMA1_NORMS, GEMMA_NORMS, Rows, embedder_rules, layer_rules
-from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes
+from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes, undo_rules
 
 NAME = "gemma"
 ROOT = "transformer."
@@ -34,19 +34,38 @@ LAYERS: Mapping[str, Rows] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """An embedder, and layers that carry their number in their name or are stacked."""
+    """Whether there are an embedder and layers that are numbered in their name or stacked."""
     names = {name.removeprefix(ROOT) for name in checkpoint.tensors}
     return "embedder.input_embedding" in names and any(name.startswith(("layer_0.", "stacked_layers.")) for name in names)
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names and shapes. Raises `LayoutError` for another family or a gating einsum that shape leaves open."""
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names and in their shapes.
+
+    Raises:
+        LayoutError: The library has no such family, or a tensor does not fit the table or fits it in two ways.
+    """
+    return apply_rules(_without_root(checkpoint), rules(config), axis_sizes(config), NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    restored = undo_rules(output, _without_root(raw), rules(config), axis_sizes(config))
+    full_names = {name.removeprefix(ROOT): name for name in raw.tensors}
+    return {full_names[name]: ref.renamed(full_names[name]) for name, ref in restored.items()}
+
+
+def _without_root(checkpoint: Checkpoint) -> Checkpoint:
     tensors = {name.removeprefix(ROOT): ref.renamed(name.removeprefix(ROOT)) for name, ref in checkpoint.tensors.items()}
-    return apply_rules(dataclasses.replace(checkpoint, tensors=tensors), rules(config), axis_sizes(config), NAME)
+    return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def rules(config: Mapping[str, Any]) -> list[Rule]:
-    """The table for a config."""
+def rules(config: JsonObject) -> list[Rule]:
+    """The table for a config.
+
+    Raises:
+        LayoutError: The library has no such family.
+    """
     family = str(config.get("model_type"))
     if family not in LAYERS:
         raise LayoutError(f"layout {NAME} has no table for {family}; expected one of: {', '.join(LAYERS)}. Check --base.")

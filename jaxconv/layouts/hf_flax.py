@@ -6,11 +6,9 @@ Gemma hold their RMSNorm as `weight` already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxconv.checkpoint import Checkpoint
-from jaxconv.layouts._leaves import Leaves, rename_leaves
+from jaxconv.checkpoint import Checkpoint, TensorRef
+from jaxconv.json_files import JsonObject
+from jaxconv.layouts._leaves import Leaves, rename_leaves, restore_leaves
 
 NAME = "hf_flax"
 FORMATS = ("flax_msgpack", "flax_safetensors")
@@ -24,10 +22,19 @@ LEAVES: Leaves = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """transformers' own paths in its Flax containers."""
+    """Whether the container is one of transformers' Flax models, with its paths."""
     return checkpoint.format in FORMATS and any(".embed_tokens." in name for name in checkpoint.tensors)
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """PyTorch names and shapes. Raises `LayoutError` for an unknown leaf, rank, or two names that meet."""
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under PyTorch names and in their shapes.
+
+    Raises:
+        LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
+    """
     return rename_leaves(checkpoint, {name: name for name in checkpoint.tensors}, LEAVES, NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return restore_leaves(output, raw, {name: name for name in raw.tensors}, LEAVES)

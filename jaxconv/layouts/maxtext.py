@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError
-from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes
+from jaxconv.json_files import JsonObject
+from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes, undo_rules
 
 NAME = "maxtext"
 SIGNATURE = ("token_embedder.embedding", "decoder.decoder_norm.scale")
@@ -98,18 +98,35 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """MaxText's embedder and final norm."""
+    """Whether MaxText's embedder and final norm are there."""
     return all(name in checkpoint.tensors for name in SIGNATURE)
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names, shapes and values. Raises `LayoutError` for a family that MaxText's mapping lacks."""
-    found = apply_rules(checkpoint, rules(config), axis_sizes(config), NAME)
-    return replace(found, notes=(*found.notes, HALVES_TAKEN)) if variant_name(config) == "llama" else found
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names, in their shapes and with their values.
+
+    Raises:
+        LayoutError: MaxText's mapping has no such family, or a tensor does not fit the table.
+    """
+    converted = apply_rules(checkpoint, rules(config), axis_sizes(config), NAME)
+    return replace(converted, notes=(*converted.notes, HALVES_TAKEN)) if variant_name(config) == "llama" else converted
 
 
-def rules(config: Mapping[str, Any], name: str | None = None) -> list[Rule]:
-    """The table for a config, or of the variant that is named."""
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return undo_rules(output, raw, rules(config), axis_sizes(config))
+
+
+def rules(config: JsonObject, name: str | None = None) -> list[Rule]:
+    """The table for a config.
+
+    Args:
+        config: The config.
+        name: A row of VARIANTS to take instead of the config's.
+
+    Raises:
+        LayoutError: There is no such row.
+    """
     variant = VARIANTS.get(name or variant_name(config))
     if variant is None:
         raise LayoutError(
@@ -126,7 +143,7 @@ def rules(config: Mapping[str, Any], name: str | None = None) -> list[Rule]:
     ]
 
 
-def variant_name(config: Mapping[str, Any]) -> str:
+def variant_name(config: JsonObject) -> str:
     """The row of VARIANTS. MaxText's rope_type llama3.1, Hugging Face's llama3, pairs dimensions side by side."""
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     llama3 = config.get("model_type") == "llama" and (scaling.get("rope_type") or scaling.get("type")) == "llama3"

@@ -1,25 +1,32 @@
-"""MaxText's Llama 3.1 whatever the config says of its rope: nothing in a checkpoint tells, so it is only ever chosen."""
+"""MaxText's Llama 3.1 without regard to the config's rope type. A checkpoint does not record it, so it is never detected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError
+from jaxconv.json_files import JsonObject
 from jaxconv.layouts import maxtext
-from jaxconv.layouts._rules import apply_rules, axis_sizes
+from jaxconv.layouts._rules import apply_rules, axis_sizes, undo_rules
 
 NAME = "maxtext-llama3.1"
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Never by itself."""
+    """Always false: only --layout selects it."""
     return False
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names, shapes and values. Raises `LayoutError` for another family than Llama."""
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names, in their shapes and with their values.
+
+    Raises:
+        LayoutError: The family is not Llama, or a tensor does not fit the table.
+    """
     if config.get("model_type") != "llama":
         raise LayoutError(f"layout {NAME} is Llama's, and config.json has {config.get('model_type')}; use --layout maxtext.")
     return apply_rules(checkpoint, maxtext.rules(config, "llama3.1"), axis_sizes(config), NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return undo_rules(output, raw, maxtext.rules(config, "llama3.1"), axis_sizes(config))

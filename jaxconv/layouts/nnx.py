@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from jaxconv.checkpoint import Checkpoint
-from jaxconv.layouts._leaves import Leaves, rename_leaves
+from jaxconv.checkpoint import Checkpoint, TensorRef
+from jaxconv.json_files import JsonObject
+from jaxconv.layouts._leaves import Leaves, rename_leaves, restore_leaves
 
 NAME = "nnx"
 FORMATS = ("orbax", "live")
@@ -20,14 +20,28 @@ LEAVES: Leaves = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Hugging Face's embedding path in a tree that is not transformers' own."""
+    """Whether a tree of arrays has Hugging Face's path of the embedding."""
     return checkpoint.format in FORMATS and any(
         name.removeprefix("model.").startswith("embed_tokens.") for name in checkpoint.tensors
     )
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names and shapes; `model.` is put before the names of a module that has no such level."""
-    bare = not any(name.startswith("model.") for name in checkpoint.tensors)
-    names = {name: f"model.{name}" if bare and not name.startswith("lm_head.") else name for name in checkpoint.tensors}
-    return rename_leaves(checkpoint, names, LEAVES, NAME)
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names and in their shapes; `model.` is put before the names of a bare backbone.
+
+    Raises:
+        LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
+    """
+    return rename_leaves(checkpoint, _paths(checkpoint.tensors), LEAVES, NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return restore_leaves(output, raw, _paths(raw.tensors), LEAVES)
+
+
+def _paths(names: Iterable[str]) -> dict[str, str]:
+    """The path in the causal LM of every tensor."""
+    names = list(names)
+    bare = not any(name.startswith("model.") for name in names)
+    return {name: f"model.{name}" if bare and not name.startswith("lm_head.") else name for name in names}

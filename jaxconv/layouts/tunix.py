@@ -6,12 +6,12 @@ Source: google-tunix 0.1.7 models/*/params.py and params_safetensors.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError
+from jaxconv.json_files import JsonObject
 from jaxconv.layouts._heads import EINSUM, GEMMA1_NORMS, GEMMA_NORMS, Rows, embedder_rules, layer_rules
-from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes
+from jaxconv.layouts._rules import Rule, apply_rules, axis_sizes, undo_rules
 
 NAME = "tunix"
 
@@ -46,21 +46,37 @@ LAYERS: Mapping[str, Rows] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """An embedder, and layers as a list."""
+    """Whether there are an embedder and a list of layers."""
     return "embedder.input_embedding" in checkpoint.tensors and any(
         n.startswith("layers.0.attn.") for n in checkpoint.tensors
     )
 
 
-def to_hf(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """Hugging Face names and shapes. Raises `LayoutError` for a family that Tunix lacks."""
+def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
+    """The tensors under Hugging Face names and in their shapes.
+
+    Raises:
+        LayoutError: Tunix has no such family, or a tensor does not fit the table.
+    """
+    return apply_rules(checkpoint, rules(config), _sizes(config), NAME)
+
+
+def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
+    """See `jaxconv.layouts.from_hf`."""
+    return undo_rules(output, raw, rules(config), _sizes(config))
+
+
+def _sizes(config: JsonObject) -> dict[str, int]:
     sizes = axis_sizes(config)
-    sizes |= {"Q": sizes["N"] * sizes["H"], "K": sizes["G"] * sizes["H"]}
-    return apply_rules(checkpoint, rules(config), sizes, NAME)
+    return sizes | {"Q": sizes["N"] * sizes["H"], "K": sizes["G"] * sizes["H"]}
 
 
-def rules(config: Mapping[str, Any]) -> list[Rule]:
-    """The table for a config."""
+def rules(config: JsonObject) -> list[Rule]:
+    """The table for a config.
+
+    Raises:
+        LayoutError: Tunix has no such family.
+    """
     family = str(config.get("model_type"))
     if family not in LAYERS:
         raise LayoutError(f"layout {NAME} has no table for {family}; expected one of: {', '.join(LAYERS)}. Check --base.")

@@ -11,8 +11,9 @@ from jaxconv.activation import Activation, activation_of_class
 from jaxconv.errors import RefusedError, SourceError, TokenError
 from jaxconv.json_files import read_json
 from jaxconv.presets import Preset, for_hub_id, get
+from jaxconv.presets.recorded_prompt import has_logit_score
 from jaxconv.sources import Source
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 
@@ -39,17 +40,14 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
     the logit of one token. Raises `TokenError` for ids that the tokenizer lacks (such files were published) and
     `SourceError` for files that cannot be read or an activation that is neither sigmoid nor identity.
     """
-    modules = read_json(source.assets / "modules.json")
-    entries = modules if isinstance(modules, list) else []
-    types = [str(entry.get("type")) for entry in entries if isinstance(entry, dict)]
     config = read_json(source.assets / SCORE)
-    if not any(kind.endswith(".LogitScore") for kind in types) or config is None:
+    if not has_logit_score(source) or config is None:
         return None, None
     values = config if isinstance(config, dict) else {}
     true, false = values.get("true_token_id"), values.get("false_token_id")
     ids: tuple[Any, ...] = (true,) if false is None else (false, true)
     for index in ids:
-        if not isinstance(index, int) or isinstance(index, bool) or index < 0 or vocabulary.piece(index) is None:
+        if type(index) is not int or vocabulary.piece(index) is None:
             raise TokenError(
                 f"{SCORE} of {source.name} names the token id {index!r}, which is no entry of its tokenizer; "
                 "pass --classifier-from-tokens or --token-ids, false first."

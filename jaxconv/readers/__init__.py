@@ -1,20 +1,25 @@
 """Stage 1: a checkpoint's container -> references to its tensors.
 
-Every module of this package is one container and gives `FORMAT`, `PRIORITY` (where a folder holds several
-formats the lowest wins), `matches(weights)` and `open(weights, step)`. The folder is the registry;
-modules with a leading underscore are what several share.
+Every module of this package reads one container and has `FORMAT`, `PRIORITY` (of several formats in one directory the lowest
+wins), `matches(weights)` and `open(weights, step)`. The package's directory is the registry; modules with a leading
+underscore are shared by several readers.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
+from jaxconv.readers._beside import NOT_APPLIED, notes_on_neighbours
+from jaxconv.readers._directories import explain
+
+__all__ = ["NOT_APPLIED", "Reader", "explain", "open_checkpoint", "readers"]
 
 
 class Reader(Protocol):
@@ -34,20 +39,30 @@ class Reader(Protocol):
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    """All readers, those that win first."""
-    found = (entry.name for entry in pkgutil.iter_modules(__path__) if not entry.name.startswith("_"))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in found]
+    """All readers, by priority."""
+    names = (entry.name for entry in pkgutil.iter_modules(__path__) if not entry.name.startswith("_"))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return tuple(sorted((cast(Reader, module) for module in modules), key=lambda reader: reader.PRIORITY))
 
 
 def open_checkpoint(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """Opens the checkpoint at a local path or URI; `step` picks one of a checkpoint manager's.
+    """Opens the checkpoint at a local path or URI.
 
-    Raises `SourceError` when no reader knows it, naming what lies there.
+    Args:
+        weights: The directory or the URI.
+        step: The step of a checkpoint manager's root; the newest if None.
+
+    Returns:
+        References to the tensors, with a note on everything that lies beside them and is not read.
+
+    Raises:
+        SourceError: No reader recognises the container, or it is damaged. The message says what lies there.
     """
     for reader in readers():
         if reader.matches(weights):
-            return reader.open(weights, step)
+            checkpoint = reader.open(weights, step)
+            beside = notes_on_neighbours(weights, checkpoint) if isinstance(weights, Path) and weights.is_dir() else ()
+            return replace(checkpoint, notes=(*checkpoint.notes, *beside))
     raise SourceError(_unrecognised(weights))
 
 
@@ -55,12 +70,10 @@ def _unrecognised(weights: Path | str) -> str:
     expected = f"expected one of: {', '.join(reader.FORMAT for reader in readers())}"
     if not isinstance(weights, Path):
         return f"{weights} holds no checkpoint that jaxconv can read; {expected}. Check the address."
+    explanation = explain(weights)
+    if explanation is not None:
+        return explanation
     names = sorted(entry.name for entry in weights.iterdir()) if weights.is_dir() else [weights.name]
     if not names:
-        return f"{weights} is an empty folder; {expected}. Download or save the model there first."
-    if any(name.startswith("adapter_") for name in names):
-        return (
-            f"{weights} holds only a PEFT adapter ({', '.join(n for n in names if n.startswith('adapter_'))}), "
-            "not a model. Merge it into its base model first (peft: model.merge_and_unload()), then convert that."
-        )
-    return f"{weights} holds no weights that jaxconv can read (found: {', '.join(names[:12])}); {expected}."
+        return f"{weights} is an empty directory; {expected}. Download or save the model there first."
+    return f"{weights} holds no weights that jaxconv can read (it has {', '.join(names[:12])}); {expected}."

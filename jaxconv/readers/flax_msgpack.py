@@ -9,7 +9,8 @@ from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 from jaxconv.readers._msgpack import StoredArray, looks_like_msgpack, scan
 from jaxconv.readers._training_state import Keys, parameter_names
-from jaxconv.readers.safetensors import file_tensor, read_weight_map
+from jaxconv.readers.safetensors import file_tensor
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "flax_msgpack"
 PRIORITY = 1
@@ -18,20 +19,24 @@ INDEX = "flax_model.msgpack.index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the folder has a msgpack index, or one file that begins as a msgpack map of names."""
+    """Whether the directory has a msgpack index, or one file that begins like a msgpack map of names."""
     if not isinstance(weights, Path) or not weights.is_dir():
         return False
     return (weights / INDEX).is_file() or _single(weights) is not None
 
 
 def _single(folder: Path) -> Path | None:
-    """transformers' file, or the only one that is called .msgpack."""
+    """The file that transformers writes, or the only *.msgpack file; None if there is neither."""
     named = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.msgpack"))
     return named[0] if len(named) == 1 and looks_like_msgpack(named[0]) else None
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """The tensors of a folder. Raises `SourceError` for damage, and for an index that disagrees with its shards."""
+    """The tensors of a directory.
+
+    Raises:
+        SourceError: A file is missing or damaged, or index and files disagree.
+    """
     folder = Path(weights)
     single = _single(folder)
     if single is not None and (folder / INDEX).is_file():
@@ -51,16 +56,13 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
 def _indexed(folder: Path) -> dict[Keys, StoredArray | None]:
     weight_map = read_weight_map(folder / INDEX)
     leaves: dict[Keys, StoredArray | None] = {}
-    for file in sorted(set(weight_map.values())):
-        if not (folder / file).is_file():
-            raise SourceError(f"{folder / INDEX} names the shard {file}, which is not there. Download the missing one.")
-        for keys, leaf in scan(folder / file).items():
-            if keys in leaves or weight_map.get("/".join(keys)) != file:
-                raise SourceError(f"{'/'.join(keys)} of {folder / file} is not where {INDEX} says, or in two shards.")
-            leaves[keys] = leaf
-    missing = [name for name in weight_map if tuple(name.split("/")) not in leaves]
-    if missing:
-        raise SourceError(f"{folder / INDEX} lists {missing[0]} and {len(missing) - 1} more that no shard has.")
+    files: dict[str, str] = {}
+    for file in shard_files(folder / INDEX, weight_map):
+        for keys, leaf in scan(file).items():
+            if keys in leaves:
+                raise SourceError(f"{'/'.join(keys)} is in two shards of {folder}; expected it in one. Save the model again.")
+            leaves[keys], files["/".join(keys)] = leaf, file.name
+    check_index(folder / INDEX, weight_map, files)
     return leaves
 
 

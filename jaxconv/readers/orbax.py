@@ -7,7 +7,7 @@ an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,75 +20,128 @@ from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 FORMAT = "orbax"
 PRIORITY = 5
 TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
-# Items of a checkpoint manager that hold parameters, those that win first (MaxText, Tunix, orbax's defaults).
+# Items of a checkpoint manager that hold parameters, by priority (MaxText, Tunix, orbax's defaults).
 ITEMS = ("items", "model_params", "params", "default", "state", "model")
 STEP = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})")
+UNFINISHED = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})\.orbax-checkpoint-tmp(?:-\d+)?")
+TEMPORARY = ".orbax-checkpoint-tmp"
+COMMITTED = "commit_success.txt"
 MAX_TREE = 1 << 28  # bytes of _METADATA
 MAX_ARRAYS = 1 << 20
 NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str", "NamedTuple"})
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether an Orbax item lies here, or below one step; URIs are always taken for Orbax."""
+    """Whether this is an Orbax item or has one below a step. URIs are always taken for Orbax."""
     if not isinstance(weights, Path):
         return True
     try:
-        return weights.is_dir() and _find(Location(weights), None) is not None
+        return weights.is_dir() and _find(Location(weights), None)[0] is not None
     except SourceError:
-        return True  # it is Orbax, and open() says what is wrong with it
+        return True  # it is Orbax, and open() reports the problem
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """The parameters of a checkpoint; optimizer state and counters are left aside.
+    """The parameters of a checkpoint, without optimizer state and counters.
 
-    Raises `SourceError` for what is absent or damaged, `RefusedError` for checkpoints without parameters.
+    Args:
+        weights: A step, an item of one, or a checkpoint manager's root.
+        step: The step of a manager's root; the newest whole one if None.
+
+    Raises:
+        SourceError: There is no such checkpoint, or it is damaged.
+        RefusedError: The checkpoint has no parameters.
     """
     location = Location(weights)
     require(location)
-    found = _find(location, step)
-    if found is None:
+    item, step_notes = _find(location, step)
+    if item is None:
         below = ", ".join((location.folders() or [])[:8]) or "nothing"
-        raise SourceError(
-            f"{weights} holds no Orbax checkpoint (found: {below}); expected {TREE}, {MANIFEST} or steps with them. "
-            "Point at the folder of one step or item; where folders cannot be listed, pass --step."
-            + ("" if isinstance(weights, Path) else " Other formats are read from local folders only: download those first.")
+        elsewhere = (
+            "" if isinstance(weights, Path) else " Other formats are read from local directories only: download those."
         )
-    where = str(found)
-    names, notes = parameter_names(specs := _specs(found), where)
+        raise SourceError(
+            f"{weights} holds no Orbax checkpoint (it has {below}); expected {TREE}, {MANIFEST} or steps with them. "
+            f"Point at the directory of one step or item; where directories cannot be listed, pass --step.{elsewhere}"
+        )
+    where = str(item)
+    specs = _specs(item)
+    names, notes = parameter_names(specs, where)
     if len(set(names.values())) != len(names):
         raise SourceError(f"{where}: two arrays have the same name; expected one of each. Save the checkpoint again.")
-    return Checkpoint(FORMAT, where, open_tensors({names[keys]: specs[keys] for keys in names}, where), notes=notes)
+    tensors = open_tensors({names[keys]: specs[keys] for keys in names}, where)
+    return Checkpoint(FORMAT, where, tensors, notes=(*step_notes, *notes))
 
 
-def _find(location: Location, step: int | None) -> Location | None:
-    """The item with the parameters: here, or in the newest (or given) step's best item."""
+def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[str, ...]]:
+    """The item with the parameters, and notes on steps that were passed over.
+
+    The item lies here, or in the newest whole step, or in the one that is asked for.
+    """
     if _is_item(location):
         if step is not None:
             raise SourceError(f"{location} is one checkpoint, not a manager's root; --step {step} does not apply here.")
-        return location
+        return location, ()
     folders = location.folders()
     if folders is None:
         inside = location.child(str(step)) if step is not None else location
-        return next((inside.child(item) for item in ITEMS if _is_item(inside.child(item))), None)
+        return next((inside.child(item) for item in ITEMS if _is_item(inside.child(item))), None), ()
     if "checkpoints" in folders and not any(STEP.fullmatch(name) for name in folders):
         return _find(location.child("checkpoints"), step)
-    steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
     item = _item(location, folders)
     if item is not None:
-        return item
-    if not steps:
-        return None
-    if step is not None and step not in steps:
+        return item, ()
+    steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
+    unfinished = _unfinished(location, folders, steps)
+    if step is not None:
+        return _chosen_step(location, steps, unfinished, step), ()
+    for number in sorted(steps.keys() - unfinished, reverse=True):
+        item = _item_of_step(location.child(steps[number]))
+        if item is not None:
+            skipped = [f"{other}" for other in sorted({*unfinished, *steps}) if other > number]
+            note = (
+                f"step {', '.join(skipped)} of {location} is unfinished, so step {number}, the newest whole one, is read; "
+                "choose another with --step."
+            )
+            return item, (note,) if skipped else ()
+    return None, ()
+
+
+def _chosen_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
+    whole = sorted(steps.keys() - unfinished)
+    listed = f"it has {', '.join(map(str, whole))}" if whole else "it has none"
+    if step in unfinished:
         raise SourceError(
-            f"{location} has no step {step}; it has {', '.join(map(str, sorted(steps)))}. Choose one with --step."
+            f"step {step} of {location} is unfinished: its save was interrupted. Choose a whole one with --step; {listed}."
         )
-    inside = location.child(steps[max(steps) if step is None else step])
+    if step not in steps:
+        raise SourceError(f"{location} has no step {step}; {listed}. Choose one with --step.")
+    item = _item_of_step(location.child(steps[step]))
+    if item is None:
+        raise SourceError(f"step {step} of {location} holds no parameters. Choose another with --step; {listed}.")
+    return item
+
+
+def _unfinished(location: Location, folders: Sequence[str], steps: Mapping[int, str]) -> frozenset[int]:
+    """The steps whose save was interrupted.
+
+    In a file system Orbax renames a step when it is whole; in a bucket, where nothing can be renamed, it writes
+    commit_success.txt last. Where no step has that file, none was written that way.
+    """
+    renamed = {int(match[1]) for name in folders if (match := UNFINISHED.fullmatch(name))} - steps.keys()
+    committed = {number for number, name in steps.items() if location.child(name).read(COMMITTED) is not None}
+    return frozenset(renamed | (steps.keys() - committed if committed else set()))
+
+
+def _item_of_step(inside: Location) -> Location | None:
     return inside if _is_item(inside) else _item(inside, inside.folders() or [])
 
 
 def _item(location: Location, folders: list[str]) -> Location | None:
     items = [
-        name for name in folders if name not in OPTIMIZER and not STEP.fullmatch(name) and _is_item(location.child(name))
+        name
+        for name in folders
+        if name not in OPTIMIZER and not STEP.fullmatch(name) and TEMPORARY not in name and _is_item(location.child(name))
     ]
     known = [name for name in ITEMS if name in items]
     if not known and len(items) > 1:
@@ -105,7 +158,7 @@ def _is_item(location: Location) -> bool:
 
 
 def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
-    """TensorStore specs by path of keys."""
+    """TensorStore specs, by path of keys."""
     raw = location.read(TREE)
     if raw is None:
         return _listed(location)
@@ -114,13 +167,13 @@ def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
     if database is None:
         database = location.read(MANIFEST) is not None
     driver = "zarr3" if document.get("use_zarr3") else "zarr"
-    # Older versions of Orbax store no chunk of zeros; where all are stored, one that is missing is lost.
+    # Older versions of Orbax do not store chunks of zeros. Where all chunks are stored, a missing one is an error.
     fill = not document.get("store_array_data_equal_to_fill_value")
     return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
 
 
 def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> dict[str, Any]:
-    """TensorStore's spec of an array; `fill` takes chunks that are not there for zeros."""
+    """The TensorStore spec of an array. With `fill`, missing chunks are zeros."""
     if database:
         store: Any = {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}
     else:
@@ -129,18 +182,17 @@ def _spec(location: Location, name: str, database: bool, driver: str, fill: bool
 
 
 def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
-    """The arrays of a `_METADATA` by path of keys, and the document. Raises `SourceError` for any other JSON."""
+    """The paths of the arrays in a `_METADATA` file, and the document. Raises `SourceError` for any other JSON."""
     if len(raw) > MAX_TREE:
         raise SourceError(f"{where} has {len(raw)} bytes, more than {MAX_TREE}. Copy the checkpoint again.")
     document = parse_json(raw, where, "Copy the checkpoint again.")
     try:
         entries = document["tree_metadata"]
-        found = [_entry(entry) for entry in entries.values()]
+        paths = [path for entry in entries.values() if (path := _entry(entry)) is not None]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SourceError(
-            f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
+            f"{where} is not a tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
         ) from None
-    paths = [path for path in found if path is not None]
     if not 0 < len(set(paths)) == len(paths) <= MAX_ARRAYS:
         raise SourceError(
             f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again."
@@ -157,7 +209,7 @@ def _entry(entry: Mapping[str, Any]) -> Keys | None:
 
 
 def _listed(location: Location) -> dict[Keys, dict[str, Any]]:
-    """Without `_METADATA` the arrays are those that the database, or the folder, lists."""
+    """The arrays that the database or the directory lists, for checkpoints without `_METADATA`."""
     if location.read(MANIFEST) is not None:
         import tensorstore
 

@@ -21,37 +21,37 @@ from jaxconv.checkpoint import (
     numpy_dtype,
 )
 from jaxconv.errors import SourceError
-from jaxconv.json_files import read_object
+from jaxconv.json_files import read_optional_object
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "safetensors"
 PRIORITY = 0
-MAX_NAME = 255  # bytes of a file name on Linux
+# Names with a meaning of their own in an output, which no shard may have.
+RESERVED = frozenset({SINGLE, "model-score.safetensors", "model-backbone.safetensors"})
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the folder has a safetensors model, single or indexed."""
+    """Whether the directory has a safetensors model, single or indexed."""
     return isinstance(weights, Path) and any((weights / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """The tensors of a folder with `model.safetensors` or shards and their index."""
+    """The tensors of a directory with `model.safetensors`, or with shards and their index.
+
+    Raises:
+        SourceError: A file is missing or damaged, or index and files disagree.
+    """
     folder = Path(weights)
-    if (folder / SINGLE).is_file() and (folder / INDEX).is_file():
-        raise SourceError(
-            f"{folder} holds both {SINGLE} and {INDEX}: loaders disagree on which one is the model. "
-            "Expected one of them; remove the one that is stale."
-        )
-    if (folder / SINGLE).is_file():
-        shards = [read_shard(folder / SINGLE)]
-    else:
-        shards = _indexed(folder)
+    shards = [read_shard(folder / SINGLE)] if _is_single(folder) else _indexed(folder / INDEX)
     metadata = {key: value for shard, _, _ in shards for key, value in shard.metadata.items()}
+    files = tuple(file for file, _, _ in shards)
+    loadable = len(files) == 1 or all(_can_keep_name(file.path.name) for file in files)
     return Checkpoint(
         format=format_of(metadata),
         path=str(folder),
         tensors={name: ref for _, refs, _ in shards for name, ref in refs.items()},
-        shards=tuple(shard for shard, _, _ in shards),
+        shards=files if loadable else (),
         metadata=metadata,
         files={shard.path: identity for shard, _, identity in shards},
     )
@@ -60,57 +60,44 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
 Shard = tuple[ShardFile, dict[str, TensorRef], FileIdentity]
 
 
-def _indexed(folder: Path) -> list[Shard]:
-    index = folder / INDEX
+def _is_single(folder: Path) -> bool:
+    """Whether the model is one file: without an index, or with one that names that file alone, as MLX writes it.
+
+    Raises `SourceError` where there are both and the index names other files.
+    """
+    if not (folder / SINGLE).is_file():
+        return False
+    document = read_optional_object(folder / INDEX)
+    if document is None:
+        return True
+    weight_map = document.get("weight_map")
+    if not isinstance(weight_map, dict) or any(file != SINGLE for file in weight_map.values()) or not weight_map:
+        raise SourceError(
+            f"{folder} holds both {SINGLE} and {INDEX}, which names other files: loaders disagree on which one is the model. "
+            "Expected one of them; remove the one that is stale."
+        )
+    return True
+
+
+def _can_keep_name(name: str) -> bool:
+    """Whether an output may hold a shard under this name: vLLM reads *.safetensors, and some names mean other files."""
+    return name.endswith(".safetensors") and name not in RESERVED
+
+
+def _indexed(index: Path) -> list[Shard]:
     weight_map = read_weight_map(index)
-    for file in sorted(set(weight_map.values())):
-        if not (folder / file).is_file():
-            raise SourceError(
-                f"{index} names the shard {file}, which is not there. "
-                f"Expected {len(set(weight_map.values()))} shards; download the missing one."
-            )
-    shards = [read_shard(folder / file) for file in sorted(set(weight_map.values()))]
-    owner: dict[str, str] = {}
+    shards = [read_shard(file) for file in shard_files(index, weight_map)]
+    files: dict[str, str] = {}
     for shard, refs, _ in shards:
         for name in refs:
-            if name in owner:
+            if name in files:
                 raise SourceError(
-                    f"tensor {name} is in two shards, {owner[name]} and {shard.path.name}, of {folder}; "
+                    f"tensor {name} is in two shards, {files[name]} and {shard.path.name}, of {index.parent}; "
                     "expected it in one. Save the checkpoint again."
                 )
-            owner[name] = shard.path.name
-    wrong = [f"{name} ({file})" for name, file in weight_map.items() if owner.get(name) != file]
-    wrong += [f"{name} (not in the index, lies in {file})" for name, file in owner.items() if name not in weight_map]
-    if wrong:
-        raise SourceError(
-            f"{index} and its shards disagree on where {len(wrong)} tensors lie: {', '.join(wrong[:5])}. "
-            "Expected each tensor in the shard that the index names; download the checkpoint again."
-        )
+            files[name] = shard.path.name
+    check_index(index, weight_map, files)
     return shards
-
-
-def read_weight_map(index: Path) -> dict[str, str]:
-    """The checked `weight_map` of an index: tensor name -> plain file name in the index's folder.
-
-    Raises `SourceError` for anything but a JSON object of strings, and for names that leave the folder.
-    """
-    weight_map = read_object(index, "the index of the shards").get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f'{index} has no "weight_map" object; expected tensor names -> shard files.')
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not _is_plain(file):
-            raise SourceError(
-                f"{index} maps {name[:200]} to {file!r:.200}; expected a plain file name in the same folder. "
-                "Do not use this checkpoint before you know where it comes from."
-            )
-    return weight_map
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name can be that of a file in the same folder."""
-    if name in ("", ".", "..") or not {"/", "\\", "\0"}.isdisjoint(name):
-        return False
-    return len(name.encode("utf-8", "replace")) <= MAX_NAME and name.isprintable()
 
 
 def read_shard(path: Path) -> Shard:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
-from jaxconv.readers.safetensors import read_weight_map
+from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "torch_bin"
 PRIORITY = 9
@@ -18,14 +18,15 @@ INDEX = "pytorch_model.bin.index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the folder has a PyTorch model, single or indexed."""
+    """Whether the directory has a PyTorch model, single or indexed."""
     return isinstance(weights, Path) and any((weights / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """The tensors of all files, mapped and not read.
 
-    Raises `SourceError` without torch, for a pickle that wants more than tensors, and for an index that is wrong.
+    Raises:
+        SourceError: torch is not installed, a pickle asks for more than tensors, or index and files disagree.
     """
     folder = Path(weights)
     if importlib.util.find_spec("torch") is None:
@@ -33,33 +34,33 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
             f"{folder} has only PyTorch .bin files, which need torch to be read. "
             "Install it with: pip install 'jaxconv[torch]'; or save the model as safetensors."
         )
-    indexed = not (folder / SINGLE).is_file()
-    weight_map = read_weight_map(folder / INDEX) if indexed else {}
-    files = FileIdentity.of_files(folder / file for file in {SINGLE, *weight_map.values()})
+    if (folder / SINGLE).is_file():
+        identities = FileIdentity.of_files([folder / SINGLE])
+        return Checkpoint(FORMAT, str(folder), _file(folder / SINGLE), files=identities)
+    weight_map = read_weight_map(folder / INDEX)
     tensors: dict[str, TensorRef] = {}
-    for file in sorted(set(weight_map.values())) if indexed else [SINGLE]:
-        for name, ref in _file(folder / file).items():
-            if name in tensors or (indexed and weight_map.get(name) != file):
-                raise SourceError(f"tensor {name} of {folder / file} is not where {INDEX} says, or in two shards.")
-            tensors[name] = ref
-    missing = [name for name in weight_map if name not in tensors]
-    if missing:
-        raise SourceError(f"{folder / INDEX} lists {missing[0]} and {len(missing) - 1} more that no shard has.")
-    return Checkpoint(FORMAT, str(folder), tensors, files=files)
+    files: dict[str, str] = {}
+    shards = shard_files(folder / INDEX, weight_map)
+    identities = FileIdentity.of_files(shards)
+    for file in shards:
+        for name, ref in _file(file).items():
+            if name in tensors:
+                raise SourceError(f"tensor {name} is in two shards, {files[name]} and {file.name}. Save the model again.")
+            tensors[name], files[name] = ref, file.name
+    check_index(folder / INDEX, weight_map, files)
+    return Checkpoint(FORMAT, str(folder), tensors, files=identities)
 
 
 def _file(path: Path) -> dict[str, TensorRef]:
     from torch_backend.bin import DTYPES, load
 
-    if not path.is_file():
-        raise SourceError(f"{path.parent / INDEX} names the shard {path.name}, which is not there. Download it.")
     try:
-        found = load(path)
+        tensors = load(path)
     except ValueError as error:
         raise SourceError(
             f"{path} cannot be read safely: {error}. Expected a dict of tensors; save the model as safetensors."
         ) from None
-    return {name: _ref(name, DTYPES[tensor.dtype], tensor) for name, tensor in found.items()}
+    return {name: _ref(name, DTYPES[tensor.dtype], tensor) for name, tensor in tensors.items()}
 
 
 def _ref(name: str, dtype: str, tensor: Any) -> TensorRef:

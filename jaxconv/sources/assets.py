@@ -47,6 +47,7 @@ ASSETS = (
     AssetPattern("1_LogitScore/config.json", copy=False),
     AssetPattern("config_sentence_transformers.json", copy=False),
     AssetPattern("README.md", copy=False),
+    AssetPattern("adapter_config.json", copy=False),  # tells an adapter from a model
 )
 FETCHED = tuple(asset.pattern for asset in ASSETS)
 COPIED = tuple(asset.pattern for asset in ASSETS if asset.copy)

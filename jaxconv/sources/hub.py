@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from jaxconv import shard_index
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.json_files import read_object
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of
 from jaxconv.sources.assets import FETCHED, is_fetched
 
@@ -70,16 +70,15 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
 
     def read_weight_map(index: str) -> list[str]:
         path = Path(hf_hub_download(repo, index, revision=access.revision, token=access.token))
-        shards = read_object(path, "the index of the shards").get("weight_map")
-        return sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+        return sorted(set(shard_index.read_weight_map(path).values()))
 
     with _translated(repo, access.revision):
         if is_offline(access):
-            # A cached snapshot counts as complete if the files that would have been fetched are there.
-            patterns = [*FETCHED, *WEIGHTS[0]]
-            directory = Path(
-                snapshot_download(repo, revision=access.revision, local_files_only=True, allow_patterns=patterns)
-            )
+            directory = _cached(repo, access, [*FETCHED, INDEX] if weights else list(FETCHED))
+            if weights:
+                indexed = (directory / INDEX).is_file() and not (directory / SINGLE).is_file()
+                files = list(shard_index.read_weight_map(directory / INDEX).values()) if indexed else list(WEIGHTS[0])
+                directory = _cached(repo, access, [*FETCHED, INDEX, *sorted(set(files))])
             return directory, directory.name
         info = HfApi(token=access.token).model_info(repo, revision=access.revision)
         names = [entry.rfilename for entry in info.siblings or []]
@@ -87,6 +86,13 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
         # By the name of the revision, so that the cache remembers it for offline use.
         directory = Path(snapshot_download(repo, revision=access.revision, token=access.token, allow_patterns=files))
         return directory, directory.name
+
+
+def _cached(repo: str, access: HubAccess, patterns: list[str]) -> Path:
+    """The cached snapshot of a repository; huggingface_hub raises if a file that fits the patterns is not in it."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=access.revision, local_files_only=True, allow_patterns=patterns))
 
 
 def is_offline(access: HubAccess) -> bool:
@@ -145,6 +151,11 @@ def _translated(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(_hub_message(repo, revision, error)) from error
     except HFValidationError as error:
         raise SourceError(f"{repo} is neither a directory nor a hub id: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what its client makes of JSON that is not the hub's
+        raise SourceError(
+            f"{repo} is not a directory here, and {constants.ENDPOINT} does not answer as a hub does "
+            f"({type(error).__name__}: {str(error)[:200]}). Check HF_ENDPOINT and the network; --offline uses the cache."
+        ) from error
     except Exception as error:  # the HTTP client, and so its errors, change with huggingface_hub
         clients = ("httpx", "httpx2", "requests", "httpcore", "httpcore2")
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in clients:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxconv.errors import SourceError
-from jaxconv.model import Model
-from jaxconv.verification.claims import Expected
-from jaxconv.verification.output import Output
+from jaxconv.verification.prompts import Prompts
+from jaxconv.verification.sides import Compared
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
@@ -18,24 +17,21 @@ FLOAT32_EPSILON = 2.0**-24
 MARGIN = 100  # logits smaller than this many tolerances would hide a factor between them
 
 
-def proven_logits(
-    model: Model, output: Output, expected: Expected, token_ids: list[list[int]], device: str
-) -> tuple[Array, float, Array, list[str]]:
+def proven_logits(compared: Compared, prompts: Prompts, device: str, findings: list[str]) -> tuple[Array, float, Array]:
     """The logits of both sides, and what else differs.
 
     The causal LM's logits are its own, with every scale and cap of its forward pass. They are compared with the linear head
     over the whole vocabulary too, where a factor or a cap shows that two answers may hide.
 
     Args:
-        model: The source.
-        output: The output.
-        expected: What the output must be.
-        token_ids: The prompts.
-        device: The torch device on which the models run.
+        compared: Source and output.
+        prompts: The prompts.
+        device: Where the models run.
+        findings: Gains a sentence for everything that is wrong.
 
     Returns:
-        The causal LM's logits [prompts, answers], the largest sum of |hidden| . |row| of a prompt and token, the
-        classifier's logits [prompts, labels], and a sentence for each finding.
+        The causal LM's logits [prompts, answers], the largest sum of |hidden| . |row| of a prompt and token, and the
+        classifier's logits [prompts, labels].
 
     Raises:
         SourceError: transformers cannot run one of them.
@@ -44,12 +40,13 @@ def proven_logits(
 
     from torch_backend.by_proof import run_both
 
+    model, output, answers = compared.model, compared.output, list(compared.expected.token_ids)
+    token_ids = [list(ids) for ids in prompts.token_ids]
     assert isinstance(model.source.weights, Path)  # read_model refuses other sources of these families
     try:
-        both = run_both(model.source.weights, model.source.assets, output.folder, token_ids, list(expected.token_ids), device)
+        both = run_both(model.source.weights, model.source.assets, output.folder, token_ids, answers, device)
     except ValueError as error:
         raise SourceError(f"{model.family.architecture}: {error}.") from error
-    findings = []
     width = both.hidden.shape[1]
     tolerance = max(FLOOR, 4 * FLOAT32_EPSILON * width**0.5 * both.vocabulary_magnitude)
     if not both.vocabulary_error <= tolerance:
@@ -62,9 +59,7 @@ def proven_logits(
             f"the largest logit of the source is {both.largest_logit:.3g}; expected at least {MARGIN * tolerance:.3g}, below "
             "which a scaled logit cannot be told from an unscaled one."
         )
-    score = output.tensors["score.weight"].array("score.weight").astype(np.float64)
-    logits = both.hidden @ score.T if both.scores is None else both.scores
-    if "score.bias" in output.tensors:
-        logits = logits + output.tensors["score.bias"].array("score.bias").astype(np.float64)
-    rows = model.lm_head.weight.read_rows(list(expected.token_ids)).astype(np.float64)
-    return both.logits, float((np.abs(both.hidden) @ np.abs(rows).T).max()), logits, findings
+    logits = both.hidden @ compared.score_weight.T if both.scores is None else both.scores
+    logits = logits + compared.score_bias
+    rows = model.lm_head.weight.read_rows(answers).astype(np.float64)
+    return both.logits, float((np.abs(both.hidden) @ np.abs(rows).T).max()), logits

@@ -1,4 +1,4 @@
-"""The report's charts as numbers: where dots, bars, ticks and lines lie. The page's template draws them."""
+"""The report's charts as numbers: the positions of dots, bars, ticks and lines. The page's template draws them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST = 1e-9  # differences below share the first bar with zero
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark of an axis and its label."""
+    """A tick of an axis: its position and its label."""
 
     at: float
     label: str
@@ -24,7 +24,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One pair of the scatter; `far` is that it lies beyond the tolerance."""
+    """One pair of the scatter plot; `far` if it lies beyond the tolerance."""
 
     x: float
     y: float
@@ -34,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Raw scores of one side over the other's; both axes have the same range, and the diagonal is equality."""
+    """Raw scores of one side over the other's. Both axes have the same range; on the diagonal the sides are equal."""
 
     dots: tuple[Dot, ...]
     x_ticks: tuple[Tick, ...]
@@ -44,7 +44,7 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How many differences lie between two values; `far` is that those are beyond the tolerance."""
+    """How many differences lie between two values; `far` if these are beyond the tolerance."""
 
     x: float
     y: float
@@ -57,7 +57,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Sizes of the differences over a logarithmic axis; `limit` is where the tolerance lies, None for one of zero."""
+    """Sizes of the differences on a logarithmic axis; `limit` is the position of the tolerance, None if that is zero."""
 
     bars: tuple[Bar, ...]
     x_ticks: tuple[Tick, ...]
@@ -66,7 +66,7 @@ class Histogram:
 
 
 def scatter(x: Sequence[float], y: Sequence[float], tolerance: float, texts: Sequence[str]) -> Scatter:
-    """The dots of all pairs of finite numbers; `texts` names each."""
+    """The scatter plot of all pairs of finite numbers; `texts` holds a label for each."""
     rows = [row for row in zip(x, y, texts, strict=True) if math.isfinite(row[0]) and math.isfinite(row[1])]
     values = [value for row in rows for value in row[:2]] or [0.0]
     low, high = min(values), max(values)
@@ -83,16 +83,16 @@ def scatter(x: Sequence[float], y: Sequence[float], tolerance: float, texts: Seq
 
 
 def histogram(errors: Sequence[float], tolerance: float) -> Histogram:
-    """Counts of |difference| in bars of equal ratio, laid so that the tolerance is an edge. Only finite ones count."""
+    """Counts of the sizes of finite differences, in bars of equal ratio; the tolerance is an edge between two bars."""
     sizes = [max(abs(error), SMALLEST) for error in errors if math.isfinite(error)]
     origin = math.log10(tolerance) if tolerance > SMALLEST else math.log10(SMALLEST)
-    found = Counter(math.ceil((math.log10(size) - origin) * PER_DECADE - 1e-9) - 1 for size in sizes)
-    first, last = min([*found, -2]), max([*found, 1]) + 1
+    counts = Counter(math.ceil((math.log10(size) - origin) * PER_DECADE - 1e-9) - 1 for size in sizes)
+    first, last = min([*counts, -2]), max([*counts, 1]) + 1
     across = _scale(origin + first / PER_DECADE, origin + last / PER_DECADE, LEFT, WIDTH - RIGHT)
-    most = max(found.values(), default=1)
+    most = max(counts.values(), default=1)
     up = _scale(0, most, HEIGHT - BOTTOM, TOP)
     bars = []
-    for index, count in sorted(found.items()):
+    for index, count in sorted(counts.items()):
         begin, end = (origin + (index + step) / PER_DECADE for step in (0, 1))
         text = f"{count} between {10**begin:.1e} and {10**end:.1e}"
         bars.append(Bar(across(begin), up(count), across(end) - across(begin), up(0) - up(count), index >= 0, count, text))

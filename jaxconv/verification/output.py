@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.json_files import read_optional_object
-
-if TYPE_CHECKING:
-    from jaxconv.checkpoint import Array
+from jaxconv.json_files import JsonObject, read_optional_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.gguf", "*.h5")
@@ -34,65 +32,99 @@ class Stored:
         from safetensors import safe_open
 
         with safe_open(self.path, "np") as file:
-            found: Array = file.get_tensor(name)
-            return found
+            tensor: Array = file.get_tensor(name)
+            return tensor
+
+    def rows(self, name: str, ids: Sequence[int]) -> Array:
+        """Rows of the tensor as the safetensors library gives them."""
+        import numpy as np
+        from safetensors import safe_open
+
+        with safe_open(self.path, "np") as file:
+            tensor = file.get_slice(name)
+            return np.concatenate([tensor[index : index + 1] for index in ids])
+
+    def reference(self, name: str) -> TensorRef:
+        """The tensor as a reference that reads it when it is needed."""
+        return TensorRef(
+            name, self.dtype, self.shape, lambda: self.array(name), lambda ids, axis: self.array(name).take(list(ids), axis)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A converted folder: its tensors by name, config.json, jaxconv.json (None without one), and what is wrong."""
+    """A converted directory: its tensors by name, config.json, jaxconv.json (None without one), and what is wrong."""
 
     folder: Path
     tensors: Mapping[str, Stored]
-    config: Mapping[str, Any]
-    record: Mapping[str, Any] | None
+    config: JsonObject
+    record: JsonObject | None
     findings: list[str] = field(default_factory=list)
 
 
 def read_output(folder: Path) -> Output:
-    """Reads headers and JSON. Raises `SourceError` for a folder that is no model at all; the rest is a finding."""
+    """Reads headers and JSON.
+
+    Raises:
+        SourceError: The directory does not exist or holds no model; everything else is a finding.
+    """
     if not folder.is_dir():
-        raise SourceError(f"output {folder} is no folder; expected one that jaxconv convert wrote.")
+        raise SourceError(f"output {folder} is not a directory; expected one that jaxconv convert wrote.")
     config = read_object(folder / "config.json")
     if config is None:
-        raise SourceError(f"{folder} has no config.json; expected a folder that jaxconv convert wrote.")
+        raise SourceError(f"{folder} has no config.json; expected a directory that jaxconv convert wrote.")
     output = Output(folder, {}, config, read_object(folder / "jaxconv.json"))
     tensors: dict[str, Stored] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        for name, stored in _file(path, output.findings).items():
+        for name, stored in stored_tensors(path, output.findings).items():
             if name in tensors:
                 output.findings.append(f"tensor {name} is in two files, {tensors[name].path.name} and {path.name}.")
             tensors[name] = stored
+        output.findings.extend(_check_format(path))
     _check_index(folder, tensors, output.findings)
     return Output(folder, tensors, config, output.record, output.findings)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object of a file, None when there is none. Raises `SourceError` for anything else."""
+    """The JSON object of a file of the output, None if it does not exist. Raises `SourceError` for anything else."""
     return read_optional_object(path, "Convert the source again.")
 
 
-def _file(path: Path, findings: list[str]) -> dict[str, Stored]:
-    """The tensors of a file that the library opens; it checks lengths and offsets."""
+def stored_tensors(path: Path, findings: list[str]) -> dict[str, Stored]:
+    """The tensors of a safetensors file that the library opens; it checks lengths and offsets.
+
+    A file that it does not open is a finding.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
-            names, metadata = set(file.keys()), file.metadata() or {}
+            names = set(file.keys())
     except (SafetensorError, OSError) as error:
         findings.append(f"{path.name} cannot be opened by the safetensors library: {error}.")
         return {}
-    if metadata.get("format", "pt") != "pt":
-        findings.append(f"{path.name} has the metadata format {metadata['format']!r}; loaders expect 'pt'.")
     with path.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(length))
-    found = {}
+    tensors = {}
     for name in names:
         entry = header[name]
         begin, end = entry["data_offsets"]
-        found[name] = Stored(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
-    return found
+        tensors[name] = Stored(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
+    return tensors
+
+
+def _check_format(path: Path) -> Iterator[str]:
+    """Whether loaders take a file for PyTorch's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            kind = (file.metadata() or {}).get("format", "pt")
+    except (SafetensorError, OSError):  # a finding already
+        return
+    if kind != "pt":
+        yield f"{path.name} has the metadata format {kind!r}; loaders expect 'pt'."
 
 
 def _check_index(folder: Path, tensors: Mapping[str, Stored], findings: list[str]) -> None:
@@ -111,10 +143,10 @@ def _check_index(folder: Path, tensors: Mapping[str, Stored], findings: list[str
     weight_map = index.get("weight_map")
     weight_map = weight_map if isinstance(weight_map, dict) else {}
     for name in sorted(weight_map.keys() | tensors.keys()):
-        said = weight_map.get(name)
-        lies = tensors[name].path.name if name in tensors else None
-        if said != lies:
-            findings.append(f"{INDEX} has {name} in {said or 'no file'}; it is in {lies or 'no file'}.")
+        indexed = weight_map.get(name)
+        actual = tensors[name].path.name if name in tensors else None
+        if indexed != actual:
+            findings.append(f"{INDEX} has {name} in {indexed or 'no file'}; it is in {actual or 'no file'}.")
     total = (index.get("metadata") or {}).get("total_size")
     nbytes = sum(stored.nbytes for stored in tensors.values())
     if total != nbytes:

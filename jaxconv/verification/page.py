@@ -1,4 +1,4 @@
-"""The report as files: report.html, one page that needs nothing else, and report.json with all its numbers."""
+"""The report as files: report.html, one self-contained page, and report.json with all its numbers."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Comparison:
 
 
 def prepare(folder: Path) -> Path:
-    """Makes the folder, before any work is done. Raises `OutputError` where that is not possible."""
+    """Creates the directory, before any work is done. Raises `OutputError` if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"--report {folder} cannot be made ({error}); expected a folder, new or old.") from None
+        raise OutputError(f"--report {folder} cannot be created ({error}); expected a directory, new or old.") from None
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"--report {folder} cannot be written to; expected a folder that you may write to.")
+        raise OutputError(f"--report {folder} cannot be written to; expected a directory that you may write to.")
     return folder
 
 
@@ -88,7 +88,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _error(row: dict[str, Any]) -> float:
-    """The larger difference of a row; what is not finite counts as infinite."""
+    """The larger difference of a row; one that is not finite counts as infinite."""
     return max(math.inf if row[key] is None else abs(row[key]) for key in ("error", "vllm_error") if key in row)
 
 
@@ -97,16 +97,16 @@ def comparisons(report: Report) -> Iterator[Comparison]:
     scores, vllm = report.scores, report.vllm
     if scores is None:
         return
-    source = tuple(value for row in scores.expected for value in row)
-    found = tuple(value for row in scores.found for value in row)
+    source = tuple(value for row in scores.source for value in row)
+    output = tuple(value for row in scores.output for value in row)
     yield Comparison(
         "Classifier against causal LM", "logit of the source", "score of the output",
-        source, found, scores.tolerance, scores.rank_agreement,
+        source, output, scores.tolerance, scores.rank_agreement,
     )  # fmt: skip
     if vllm is not None:
         yield Comparison(
             "vLLM against classifier", "score of the output, here", "score of the output, in vLLM",
-            found, vllm.found, vllm.tolerance, vllm.rank_agreement,
+            output, vllm.scores, vllm.tolerance, vllm.rank_agreement,
         )  # fmt: skip
 
 

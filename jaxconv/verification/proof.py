@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import SourceError, UsageError, VerificationError
+from jaxconv.errors import JaxconvError, UsageError, VerificationError
 from jaxconv.model import Model, ReadOptions, read_model
+from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
-from jaxconv.verification.bundle import check_config, check_template, check_tokenizer
-from jaxconv.verification.claims import Claims, expect
+from jaxconv.text.prompt import read_template
+from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
+from jaxconv.verification.claims import Claims, Expected, expect
+from jaxconv.verification.config import check_config
 from jaxconv.verification.head import Head, check_head
-from jaxconv.verification.output import Output, read_output
+from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
-from jaxconv.verification.report import Report
-from jaxconv.verification.scores import Pairs, Scores, compare_scores, read_pairs
-from jaxconv.verification.structure import compare_tensors
+from jaxconv.verification.pairs import Pairs, read_pairs
+from jaxconv.verification.prompts import check_ends, encode
+from jaxconv.verification.report import Report, unreadable
+from jaxconv.verification.scores import Scores, compare_scores
+from jaxconv.verification.sides import Compared, choose_sides
+from jaxconv.verification.source_files import SourceFiles, read_source
+from jaxconv.verification.structure import Structure, compare_tensors
+from jaxconv.verification.template import check_claimed_template, check_template
+from jaxconv.verification.text import check_text
+from jaxconv.verification.tokenizer import check_tokenizer
 from jaxconv.verification.vllm import Served, compare_served, server_url
 
+TEXTS = 64  # pairs whose text is compared; scores are compared for all
 
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """How scores are compared; the names are those of `verify`."""
+
+    pairs: str | Path | Sequence[tuple[str, str]] | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    tolerance: float | None = None
+    structure_only: bool = False
+    against_vllm: str | None = None
+
+
+@checked
 def verify(
     source: str | Path,
     output: str | Path,
@@ -44,26 +71,69 @@ def verify(
     method: str | None = None,
     classifier_from_tokens: Sequence[str] | None = None,
     token_ids: Sequence[int] | None = None,
+    template: str | Path | None = None,
 ) -> Report:
-    """Proves that the folder `output` is the classifier of `source`: bits, head, files, and raw scores of `pairs`.
+    """Proves that a converted directory is the classifier of a source: tensors, head, files, prompts and raw scores.
 
-    `pairs` is a JSONL file or (query, document) tuples; built-in ones are used without. `against_vllm` is the address
-    of a vLLM server that serves `output`; `tolerance` is then that of the server's scores, and the local ones keep
-    their own. `report` is a folder for report.html and report.json, which are written whatever the result.
-    Raises `SourceError` for a source or output that cannot be read, `UsageError` for a wrong call, `OutputError` for
-    a report that cannot be written; everything else is a finding of the report.
+    The proof is another computation than the conversion. Tensors are compared with the source's own arrays through tables
+    written from the libraries' own loaders, adapters are merged again and the head is computed again in float64. With JAX and
+    transformers installed and `backend="auto"`, transformers computes the causal LM's logits and JAX the classifier's.
+
+    Args:
+        source: The causal LM: a directory, a hub id, or the URI of an Orbax checkpoint.
+        output: The directory that `convert` wrote.
+        pairs: What is scored: a JSONL file of {"query", "document"}, or (query, document) tuples; built-in pairs if None.
+        backend: What runs the models: "auto" (two implementations, if two are installed and run the model), "jax" or "torch".
+            A backend that is named runs both sides, and no other is imported.
+        device: Where they run: "auto", "cpu", "gpu" or "tpu".
+        tolerance: The largest difference of a raw score that passes; from the size of float32 rounding if None. With
+            `against_vllm` it is that of the server's scores.
+        structure_only: Compare tensors and files, run no model.
+        against_vllm: The address of a vLLM server that serves `output`, whose raw scores are compared too.
+        report: A directory for report.html and report.json. They are written whatever is found, also if the source or the
+            output cannot be read.
+        base: A model whose config and tokenizer are used, for sources that hold only weights.
+        layout: The layout of the tensor names; detected if None.
+        step: The step of a checkpoint manager's root; the newest if None.
+        adapter: The directory of the PEFT LoRA adapter that was merged.
+        revision: Branch, tag or commit on the hub.
+        token: Hub token.
+        offline: Use only the hub's cache.
+        preset: The known reranker that `output` must be (see `jaxconv presets`): its tokens and its prompt.
+        method: "from_2_way_softmax" or "no_post_processing"; what the output records if None.
+        classifier_from_tokens: The answers that the output must have as vocabulary pieces, false first; what it records if
+            None.
+        token_ids: The same as token ids.
+        template: The Jinja file that the output's prompt must come from; without it, or a preset, the prompt is taken from
+            the output.
+
+    Returns:
+        The report: `passed`, `structure`, `head`, `scores`, `vllm`, `findings` and `notes`; `to_json()` gives the document
+        that `jaxconv verify --json` prints, whose keys are listed there.
+
+    Raises:
+        UsageError: The call is wrong: no pairs, a wrong argument, an unknown or missing backend.
+        SourceError: The source or the output cannot be read at all; `LayoutError` for names that no layout explains.
+        RefusedError: The source is one that `convert` refuses.
+        OutputError: The report cannot be written.
+
+    Example:
+        >>> report = jaxconv.verify("./my-reranker", "out", classifier_from_tokens=["no", "yes"])
+        >>> report.passed, report.scores.kind
+        (True, 'independent')
     """
-    place = None if report is None else prepare(Path(report).expanduser())
-    found = resolve(source, base=base, access=HubAccess(revision, token, offline))
-    claims = Claims(preset, method, classifier_from_tokens, token_ids)
-    options = ReadOptions(layout, step, adapter)
-    proved = prove(
-        found, Path(output).expanduser(), claims, options,
-        pairs=pairs, backend=backend, device=device, tolerance=tolerance, structure_only=structure_only,
-        against_vllm=against_vllm,
-    )  # fmt: skip
-    if place is not None:
-        write_report(place, proved, str(source), str(output))
+    scoring = ScoreOptions(pairs, backend, device, tolerance, structure_only, against_vllm)
+    claims = Claims(preset, method, classifier_from_tokens, token_ids, read_template(template))
+    directory = None if report is None else prepare(Path(report).expanduser())
+    try:
+        located = resolve(source, base=base, access=HubAccess(revision, token, offline))
+        proved = prove(located, Path(output).expanduser(), claims, ReadOptions(layout, step, adapter), scoring=scoring)
+    except JaxconvError as error:
+        if directory is not None and not isinstance(error, UsageError):
+            write_report(directory, unreadable(str(error)), str(source), str(output))
+        raise
+    if directory is not None:
+        write_report(directory, proved, str(source), str(output))
     return proved
 
 
@@ -74,47 +144,120 @@ def prove(
     options: ReadOptions,
     checkpoint: Checkpoint | None = None,
     *,
-    pairs: str | Path | Sequence[tuple[str, str]] | None = None,
-    backend: str = "auto",
-    device: str = "auto",
-    tolerance: float | None = None,
-    structure_only: bool = False,
-    against_vllm: str | None = None,
+    scoring: ScoreOptions | None = None,
 ) -> Report:
-    """`verify` for a source that is resolved, or open, already."""
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
-    if against_vllm is not None and structure_only:
-        raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
-    url = None if against_vllm is None else server_url(against_vllm)
-    chosen: Pairs = read_pairs(pairs) if pairs is None or isinstance(pairs, str | Path) else tuple(pairs)
+    """Like `verify`, for a resolved source or an open checkpoint.
+
+    Args:
+        source: The source.
+        folder: The converted directory.
+        claims: What the caller says that it is.
+        options: How the source is read.
+        checkpoint: The source's checkpoint, if it is open already.
+        scoring: How scores are compared.
+    """
+    scoring = scoring or ScoreOptions()
+    pairs, url = _check_options(scoring)
     output = read_output(folder)
-    model = read_model(source, options, checkpoint)
+    raw = checkpoint or open_checkpoint(source.weights, options.step)
+    model = read_model(source, options, raw)
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
         raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")
-    structure = compare_tensors(model.checkpoint, output.tensors, expected.dtype)
-    head = check_head(model, output, expected)
+    arrays = read_source(model, raw)
+    adapter = _adapter(model)
+    merges = adapter.merges(lambda name: _dtype_of(name, arrays, model))
+    structure = compare_tensors(
+        tuple(model.checkpoint.tensors), arrays, output.tensors,
+        dtype=expected.dtype, merges=merges, score=model.family.head.score,
+        left_out=lambda name: model.family.is_left_out(name, model.config),
+    )  # fmt: skip
+    head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
     findings = [
-        *output.findings, *expected.findings, *structure.findings, *head.findings, *check_config(model, output, expected),
-        *check_tokenizer(model, output), *template,
+        *output.findings, *expected.findings, *arrays.findings, *adapter.findings, *structure.findings, *head.findings,
+        *check_config(model, output, expected), *check_tokenizer(model, output), *template,
     ]  # fmt: skip
-    scores, served = None, None
-    if not structure_only:
-        wrong = _cannot_run(model, output, head, template)
-        try:
-            if wrong is None:
-                own = tolerance if url is None else None
-                scores = compare_scores(model, output, expected, chosen, backend=backend, device=device, tolerance=own)
-                findings += scores.findings
-        except SourceError as error:
-            wrong = str(error)
-        if wrong is not None:
-            findings.append(f"scores were not compared: {wrong}")
-    if url is not None:
-        served = _served(url, folder, scores, tolerance, findings)
-    return Report(structure, head, scores, served, tuple(findings))
+    notes: list[str] = []
+    scores = None
+    if not template:
+        findings += check_claimed_template(output, source.assets, expected, pairs[:TEXTS])
+    if not scoring.structure_only:
+        if not template:
+            _check_text(source, folder, pairs, findings, notes)
+        reason = _cannot_run(structure, head, template)
+        if reason is None:
+            scores = _scores(Compared(model, arrays, merges, output, expected), pairs, scoring, findings)
+        else:
+            findings.append(f"scores were not compared: {reason}")
+    notes += _notes(expected, scores, scoring)
+    served = None if url is None else _served(url, folder, scores, scoring.tolerance, findings)
+    return Report(structure, head, scores, served, tuple(findings), tuple(notes))
+
+
+def _check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
+    """The pairs and the server's address. Raises `UsageError`."""
+    tolerance = scoring.tolerance
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
+    if scoring.against_vllm is not None and scoring.structure_only:
+        raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
+    url = None if scoring.against_vllm is None else server_url(scoring.against_vllm)
+    return read_pairs(scoring.pairs), url
+
+
+def _adapter(model: Model) -> AdapterFiles:
+    if model.adapter is None:
+        return AdapterFiles({}, {})
+    return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, model.family.head.weight})
+
+
+def _dtype_of(name: str, arrays: SourceFiles, model: Model) -> str:
+    """The dtype of the source's own array of a tensor."""
+    refs = arrays.named(name)
+    return refs[0].dtype if refs else model.dtype
+
+
+def _check_text(source: Source, folder: Path, pairs: Pairs, findings: list[str], notes: list[str]) -> None:
+    """Prompts and token ids through transformers; without it a note says what rests on jaxconv's own reading."""
+    text = check_text(source.assets, folder, pairs[:TEXTS])
+    findings += text.findings
+    if text.own_reading and not text.findings:
+        notes.append(
+            f"transformers is not installed, so {', '.join(text.own_reading)} rest on jaxconv's own reading. "
+            "Verify where it is installed to compare them."
+        )
+
+
+def _notes(expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> Iterator[str]:
+    """What the report leaves out or takes for granted."""
+    if expected.template is None and not scoring.structure_only:
+        yield "the prompt was taken from the output; pass --template or --preset to hold it against yours."
+    if expected.dtype is not None and scores is not None:
+        yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
+    if scores is not None and scores.kind == "consistency":
+        yield (
+            f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto and "
+            "JAX and transformers installed, two implementations do where both run the model."
+        )
+
+
+def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str]) -> Scores | None:
+    """The comparison of scores, its findings added; None, and a finding, where a model cannot be run."""
+    tolerance = scoring.tolerance if scoring.against_vllm is None else None
+    sides = choose_sides(scoring.backend, scoring.device, compared)
+    try:
+        prompts = encode(compared.model, compared.output, pairs)
+        findings += check_ends(prompts, compared.output)
+        scores = compare_scores(compared, sides, prompts, tolerance)
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged output makes frameworks raise anything, and the rest of the report stands
+        reason = str(error) if isinstance(error, JaxconvError) else f"{type(error).__name__}: {error}"
+        findings.append(f"scores were not compared: {reason}")
+        return None
+    findings += scores.findings
+    return scores
 
 
 def _served(url: str, folder: Path, scores: Scores | None, tolerance: float | None, findings: list[str]) -> Served | None:
@@ -130,13 +273,12 @@ def _served(url: str, folder: Path, scores: Scores | None, tolerance: float | No
     return served
 
 
-def _cannot_run(model: Model, output: Output, head: Head, template: tuple[str, ...]) -> str | None:
+def _cannot_run(structure: Structure, head: Head, template: tuple[str, ...]) -> str | None:
     """Why the output cannot be run at all, or None."""
     if head.max_abs_error is None:
         return "the score head cannot be used."
     if template:
         return "there is no template that can be used."
-    shapes = {name: stored.shape for name, stored in output.tensors.items()}
-    if any(shapes.get(name) != ref.shape for name, ref in model.checkpoint.tensors.items()):
+    if any("differs" not in finding for finding in structure.findings):
         return "tensors of the backbone are missing or of another shape."
     return None

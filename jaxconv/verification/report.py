@@ -13,23 +13,52 @@ from jaxconv.verification.structure import Structure
 from jaxconv.verification.vllm import Served
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
-    """What was found. `findings` has a sentence for everything that is wrong; `passed` is that there is none."""
+    """What a verification found.
+
+    Attributes:
+        structure: The backbone's tensors against the source's own arrays.
+        head: The score head, recomputed in float64.
+        scores: Raw scores of both sides; None if they were not compared.
+        vllm: Raw scores of a vLLM server; None if none was asked.
+        findings: A sentence for everything that is wrong. `passed` is true when it is empty.
+        notes: What the proof takes from jaxconv's own reading, or leaves out, a sentence each.
+    """
 
     structure: Structure
     head: Head
     scores: Scores | None
     vllm: Served | None
     findings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong: true when `findings` is empty."""
         return not self.findings
 
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED, {len(self.findings)} findings"
+        scores = "scores not compared"
+        if self.scores is not None:
+            scores = f"{self.scores.pairs} pairs within {self.scores.max_abs_error:.2g} ({self.scores.kind})"
+        return f"Report({verdict}: {self.structure.identical} of {self.structure.tensors} tensors identical, {scores})"
+
     def to_json(self) -> dict[str, Any]:
-        """The report as `jaxconv verify --json` prints it; a number that is not finite is null."""
+        """The report as `jaxconv verify --json` prints it; a number that is not finite is None.
+
+        Keys:
+            passed: Whether nothing is wrong.
+            structure: `tensors` (of the source's backbone), `identical` (how many of them the output has) and `mismatched`
+                (the names of the others).
+            head: `exact` (whether the stored head is the recomputed one) and `max_abs_error` of an element.
+            scores: None, or `pairs`, `max_abs_error`, `rank_agreement`, `tolerance`, `tolerance_reason`, `backend` and `kind`
+                ("independent": two implementations computed the two sides; "consistency": one did).
+            vllm: None, or `url`, `pairs`, `max_abs_error`, `rank_agreement`, `tolerance` and `tolerance_reason`.
+            findings: A sentence for everything that is wrong.
+            notes: What the proof takes from jaxconv's own reading, or leaves out.
+        """
         scores, vllm = self.scores, self.vllm
         return {
             "passed": self.passed,
@@ -39,9 +68,10 @@ class Report:
                 "mismatched": list(self.structure.mismatched),
             },
             "head": {"exact": self.head.exact, "max_abs_error": finite(self.head.max_abs_error)},
-            "scores": None if scores is None else _measured(scores) | {"backend": scores.backend},
+            "scores": None if scores is None else _measured(scores) | {"backend": scores.backend, "kind": scores.kind},
             "vllm": None if vllm is None else {"url": vllm.url} | _measured(vllm),
             "findings": list(self.findings),
+            "notes": list(self.notes),
         }  # fmt: skip
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -52,14 +82,19 @@ class Report:
         if self.scores is None:
             return
         scores = self.scores
-        for number, (query, document) in enumerate(scores.asked):
-            for label, (wanted, found) in enumerate(zip(scores.expected[number], scores.found[number], strict=True)):
-                row = {"query": query, "document": document, "label": label, "source": finite(wanted)}
-                row |= {"output": finite(found), "error": finite(found - wanted)}
+        for number, (query, document) in enumerate(scores.scored):
+            for label, (source, output) in enumerate(zip(scores.source[number], scores.output[number], strict=True)):
+                row = {"query": query, "document": document, "label": label, "source": finite(source)}
+                row |= {"output": finite(output), "error": finite(output - source)}
                 if self.vllm is not None:
-                    served = self.vllm.found[number]
-                    row |= {"vllm": finite(served), "vllm_error": finite(served - found)}
+                    served = self.vllm.scores[number]
+                    row |= {"vllm": finite(served), "vllm_error": finite(served - output)}
                 yield row
+
+
+def unreadable(reason: str) -> Report:
+    """The report of a source or output that cannot be read at all."""
+    return Report(Structure(0, 0, (), ()), Head(False, None, ()), None, None, (reason,))
 
 
 def _measured(scores: Scores | Served) -> dict[str, Any]:
@@ -73,5 +108,5 @@ def _measured(scores: Scores | Served) -> dict[str, Any]:
 
 
 def finite(value: float | None) -> float | None:
-    """The number, None for NaN and infinities, which JSON has not."""
+    """The number, None for NaN and infinities, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None

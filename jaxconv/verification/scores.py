@@ -1,38 +1,45 @@
-"""The causal LM's logits of the source against the classifier's of the output, on rendered prompts."""
+"""The causal LM's logits of the source against the classifier's of the output, on the same token ids."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxconv.backends import Backend, get_backend
-from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import UsageError
-from jaxconv.json_files import JsonObject
-from jaxconv.model import Model
-from jaxconv.pairs import parse_rows, read_rows
+from jaxconv.backends import Backend
 from jaxconv.scoring import load
-from jaxconv.verification.bundle import render
 from jaxconv.verification.by_proof import proven_logits
-from jaxconv.verification.claims import Expected
-from jaxconv.verification.head import combine
-from jaxconv.verification.output import Output, read_object
+from jaxconv.verification.head import combine, logit_factor
+from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.prompts import Prompts
+from jaxconv.verification.rank_agreement import rank_agreement
+from jaxconv.verification.sides import Compared, Kind, Sides
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
-Pairs = tuple[tuple[str, str], ...]
 FLOOR = 1e-4  # what the project promises of raw float32 scores
 FLOAT32_EPSILON = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Raw scores of both sides. `rank_agreement` is over pairs further apart than the tolerance allows to swap."""
+    """Raw scores of both sides.
+
+    Attributes:
+        pairs: How many pairs were scored.
+        max_abs_error: The largest difference of a raw score.
+        rank_agreement: The share of pairs in the same order, among those further apart than the tolerance allows to swap.
+        tolerance: The largest difference that passes.
+        tolerance_reason: Where the tolerance comes from.
+        backend: What computed the two sides: "torch and jax" (source and output), or one name if it computed both.
+        kind: "independent" if two implementations computed the two sides, else "consistency".
+        findings: What is wrong, a sentence each.
+        scored: The pairs, documents cut where the model takes no more.
+        lengths: Tokens of the prompts.
+        source: Raw scores of the source [pairs][labels].
+        output: Raw scores of the output [pairs][labels].
+    """
 
     pairs: int
     max_abs_error: float
@@ -40,62 +47,90 @@ class Scores:
     tolerance: float
     tolerance_reason: str
     backend: str
+    kind: Kind
     findings: tuple[str, ...]
-    asked: Pairs  # documents cut where the model takes no more
-    lengths: tuple[int, ...]  # tokens of the prompts
-    expected: tuple[tuple[float, ...], ...]  # of the source [pairs][labels]
-    found: tuple[tuple[float, ...], ...]  # of the output
+    scored: Pairs
+    lengths: tuple[int, ...]
+    source: tuple[tuple[float, ...], ...]
+    output: tuple[tuple[float, ...], ...]
 
 
-def read_pairs(path: str | Path | None) -> Pairs:
-    """The pairs of a JSONL file ("-": standard input), or the built-in ones. Raises `UsageError` naming the line."""
-    if path is None:
-        rows = parse_rows((files(__package__) / "pairs.jsonl").read_text("utf-8").split("\n"), "pairs.jsonl")
-    else:
-        rows = read_rows(str(path))
-    return tuple((row["query"], row["document"]) for row in rows)
-
-
-def compare_scores(
-    model: Model, output: Output, expected: Expected, pairs: Pairs, *, backend: str, device: str, tolerance: float | None
-) -> Scores:
-    """Scores all pairs with both. The source's logits: final hidden state times the token rows, in float32 weights.
+def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance: float | None) -> Scores:
+    """Scores all prompts with both sides.
 
     Where the source caps its logits the uncapped ones are compared: that is what the output is.
+
+    Args:
+        compared: Source and output.
+        sides: What computes them.
+        prompts: The prompts.
+        tolerance: The largest difference that passes; from the size of float32 rounding if None.
+
+    Raises:
+        SourceError: One of the models cannot be loaded.
+        UsageError: A backend cannot run it.
     """
+    expected = compared.expected
+    findings: list[str] = []
+    results: dict[str, Array] = {}
+    if compared.model.family.by_proof:
+        logits, magnitude, results["torch"] = proven_logits(compared, prompts, sides.source.device, findings)
+    else:
+        logits, magnitude = _source_logits(compared, sides.source, prompts)
+        for runner in reversed(sides.output):  # the reported one last: JAX keeps the memory of an accelerator that it took
+            gc.collect()
+            results[runner.name], size = _output_logits(compared, runner, prompts, findings)
+            magnitude = max(magnitude, size)
+    truth = combine(logits.T, expected.method).T * expected.scale + expected.bias
+    factor = abs(expected.scale * logit_factor(compared.model.config))
+    limit, reason = _tolerance(compared.model.lm_head.weight.shape[1], magnitude * factor, tolerance)
+    reported = results[sides.output[0].name]
+    for name, actual in results.items():
+        findings += _findings(truth, actual, limit, prompts.pairs, _computed_by(sides.source.name, name))
+    return Scores(
+        pairs=len(prompts.pairs),
+        max_abs_error=_worst(truth, reported),
+        rank_agreement=rank_agreement(truth, reported, 2 * limit),
+        tolerance=limit,
+        tolerance_reason=reason,
+        backend=sides.name,
+        kind=sides.kind,
+        findings=tuple(findings),
+        scored=prompts.pairs,
+        lengths=prompts.lengths,
+        source=_rows(truth),
+        output=_rows(reported),
+    )
+
+
+def _computed_by(source: str, output: str) -> str:
+    names = {"torch": "transformers", "jax": "JAX"}
+    return f"{names.get(source, source)} for the source, {names.get(output, output)} for the output"
+
+
+def _findings(truth: Array, actual: Array, limit: float, pairs: Pairs, by: str) -> list[str]:
+    """What is wrong with the output's scores [pairs, labels]."""
     import numpy as np
 
-    runner = get_backend("torch" if model.family.by_proof else backend, device, config=model.config)
-    findings: list[str] = []
-    pairs, token_ids = encode(model, output, pairs)
-    if model.family.by_proof:
-        wanted, magnitude, found, differences = proven_logits(model, output, expected, token_ids, runner.device)
-        findings += differences
-    else:
-        wanted, magnitude = _source_logits(model, expected, runner, token_ids)
-        gc.collect()
-        scorer = load(output.folder, backend=runner.name, device=device)
-        if [scorer.encode(query, document) for query, document in pairs] != token_ids:
-            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
-        found = np.asarray(scorer.token_logits(token_ids), np.float64)
-    scale, bias = expected.calibration.scale, expected.calibration.bias
-    truth = combine(wanted.T, expected.method).T * scale + bias
-    limit, reason = _tolerance(model.lm_head.weight.shape[1], magnitude * abs(scale * model.transform.scale), tolerance)
-    error = np.abs(found - truth)
-    worst = float(error.max())
+    findings = []
+    worst = _worst(truth, actual)
     if not worst <= limit:
+        error = np.abs(actual - truth)
         query, document = pairs[int(np.argmax(np.where(np.isfinite(error), error, np.inf).max(axis=1)))]
         findings.append(
-            f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}; the worst pair is "
+            f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g} ({by}); the worst pair is "
             f"{query!r:.80} and {document!r:.80}."
         )
-    agreement = rank_agreement(truth, found, 2 * limit)
+    agreement = rank_agreement(truth, actual, 2 * limit)
     if agreement < 1:
-        findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order.")
-    return Scores(
-        len(pairs), worst, agreement, limit, reason, runner.name, tuple(findings), pairs, tuple(map(len, token_ids)),
-        _rows(truth), _rows(found),
-    )  # fmt: skip
+        findings.append(f"only {agreement:.1%} of the pairs that are apart keep their order ({by}).")
+    return findings
+
+
+def _worst(truth: Array, actual: Array) -> float:
+    import numpy as np
+
+    return float(np.abs(actual - truth).max())
 
 
 def _rows(array: Array) -> tuple[tuple[float, ...], ...]:
@@ -112,76 +147,47 @@ def _tolerance(width: int, magnitude: float, given: float | None) -> tuple[float
     return rounding, f"four times the expected float32 rounding of a dot product of {width} terms of this size"
 
 
-def rank_agreement(truth: Array, found: Array, gap: float) -> float:
-    """The share of pairs, more than `gap` apart in `truth` [N, labels], that `found` orders alike; 1 without any."""
-    import numpy as np
+def _source_logits(compared: Compared, backend: Backend, prompts: Prompts) -> tuple[Array, float]:
+    """Logits of the answers [N, answers], float64, and the largest sum of |hidden| . |row|.
 
-    before, after = truth[:, None] - truth[None], found[:, None] - found[None]
-    apart = np.abs(before) > gap
-    return float((np.sign(before) == np.sign(after))[apart].mean()) if apart.any() else 1.0
-
-
-def encode(model: Model, output: Output, pairs: Pairs) -> tuple[Pairs, list[list[int]]]:
-    """The pairs and the token ids of their prompts: the output's template, the source's tokenizer, its special tokens.
-
-    A document whose prompt is too long is cut. Raises `UsageError` for a query that is too long by itself.
-    """
-    from tokenizers import Tokenizer
-
-    template = (output.folder / "score_template.jinja").read_text("utf-8")
-    tokenizer = Tokenizer.from_file(str(model.source.assets / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    settings = read_object(output.folder / "tokenizer_config.json") or {}
-    limit = model.config.get("max_position_embeddings") or 32768
-    limit = int(min(limit, settings.get("model_max_length") or limit))
-    kept, found = [], []
-    for query, text in pairs:
-        document = text
-        while not len(ids := tokenizer.encode(render(template, query, document), add_special_tokens=True).ids) <= limit:
-            if not document:
-                raise UsageError(f"the prompt of {query!r:.80} alone has {len(ids)} tokens; at most {limit} fit. Shorten it.")
-            document = document[: len(document) // 2]
-        kept.append((query, document))
-        found.append(list(ids))
-    return tuple(kept), found
-
-
-def _source_logits(model: Model, expected: Expected, backend: Backend, token_ids: list[list[int]]) -> tuple[Array, float]:
-    """Logits [N, tokens] of the source, and the largest sum of |hidden| . |row| of a prompt and token.
-
-    PyTorch has the causal LM's own logits; otherwise they are float64 products of float32 hidden states.
+    transformers has the causal LM's own logits; with JAX they are float64 products of float32 hidden states.
     """
     import numpy as np
 
-    hidden = backend.hidden_states(model.checkpoint, model.config, token_ids).astype(np.float64)
-    logits, magnitude = _project(model, expected, hidden)
+    ids, answers = prompts.token_ids, compared.expected.token_ids
     if backend.name == "torch":
-        config = _without_softcap(model)
-        logits = backend.causal_logits(_with_head(model), config, token_ids, expected.token_ids).astype(np.float64)
-    return logits, magnitude
+        checkpoint, config = compared.causal_lm
+        return backend.causal_logits(checkpoint, config, ids, answers).astype(np.float64), 0.0
+    hidden = backend.hidden_states(compared.backbone, compared.model.config, ids).astype(np.float64)
+    factor = logit_factor(compared.model.config)
+    logits = hidden @ _answer_rows(compared).T * factor
+    if compared.model.lm_head.bias is not None:
+        logits = logits + compared.model.lm_head.bias.read()[list(answers)].astype(np.float64) * factor
+    return logits, _magnitude(hidden, compared)
 
 
-def _with_head(model: Model) -> Checkpoint:
-    """The model's tensors with its head."""
-    head = {ref.name: ref for ref in (model.lm_head.weight, model.lm_head.bias) if ref is not None}
-    return dataclasses.replace(model.checkpoint, tensors={**model.checkpoint.tensors, **head})
-
-
-def _without_softcap(model: Model) -> JsonObject:
-    """The config whose causal LM gives uncapped logits; a family's default cap counts as well."""
-    if model.transform.softcap is None:
-        return model.config
-    none, text = {"final_logit_softcapping": None}, model.config.get("text_config")
-    return {**model.config, **none, **({"text_config": {**text, **none}} if isinstance(text, dict) else {})}
-
-
-def _project(model: Model, expected: Expected, hidden: Array) -> tuple[Array, float]:
+def _output_logits(compared: Compared, backend: Backend, prompts: Prompts, findings: list[str]) -> tuple[Array, float]:
+    """Raw logits of the output [N, labels], float64, and the largest sum of |hidden| . |row| where it is known."""
     import numpy as np
 
-    ids = list(expected.token_ids)
-    rows = model.lm_head.weight.read_rows(ids).astype(np.float32).astype(np.float64)
-    logits = hidden @ rows.T * model.transform.scale
-    if model.lm_head.bias is not None:
-        logits = logits + model.lm_head.bias.read()[ids].astype(np.float64) * model.transform.scale
-    return logits, float((np.abs(hidden) @ np.abs(rows).T).max())
+    if backend.name != "torch":
+        scorer = load(compared.output.folder, backend=backend.name, device=backend.device)
+        encoded = [tuple(scorer.encode(query, document)) for query, document in prompts.pairs]
+        if encoded != list(prompts.token_ids):
+            findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
+        return np.asarray(scorer.token_logits(prompts.token_ids), np.float64), 0.0
+    hidden = backend.hidden_states(compared.output_checkpoint, compared.output.config, prompts.token_ids).astype(np.float64)
+    return hidden @ compared.score_weight.T + compared.score_bias, _magnitude(hidden, compared)
+
+
+def _answer_rows(compared: Compared) -> Array:
+    import numpy as np
+
+    rows = compared.model.lm_head.weight.read_rows(list(compared.expected.token_ids))
+    return rows.astype(np.float32).astype(np.float64)
+
+
+def _magnitude(hidden: Array, compared: Compared) -> float:
+    import numpy as np
+
+    return float((np.abs(hidden) @ np.abs(_answer_rows(compared)).T).max())

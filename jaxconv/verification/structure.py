@@ -1,28 +1,31 @@
-"""Every backbone tensor of the output against the source, bit by bit, in bounded pieces on several threads."""
+"""Every backbone tensor of the output against the source's own arrays, in bounded pieces on several threads."""
 
 from __future__ import annotations
 
+import math
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from jaxconv.checkpoint import DTYPE_BITS, Array, Checkpoint, TensorRef, numpy_dtype
-from jaxconv.errors import SourceError
+from jaxconv.checkpoint import mapped
+from jaxconv.verification.array_comparison import Merge, compare_arrays
+from jaxconv.verification.byte_comparison import compare_bytes
 from jaxconv.verification.output import Stored
-
-CHUNK = 1 << 20  # bytes compared at a time: source, output and the result of comparing fit a core's cache
-BLOCK = 1 << 25  # bytes that a layout changes at a time
-FLOATS = ("F64", "F32", "F16", "BF16")
-SCORE = ("score.weight", "score.bias")
+from jaxconv.verification.source_files import FLOATS, Located, SourceFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """How many backbone tensors the source has, how many of them the output has bit for bit, and which names differ."""
+    """The backbone.
+
+    Attributes:
+        tensors: How many backbone tensors the source has.
+        identical: How many of them the output has: the source's bits where values are only moved or cast, and within one
+            unit in the last place where a layout or an adapter computes them.
+        mismatched: The names of the others, and of tensors that the output has and the source has not.
+        findings: A sentence for each of these.
+    """
 
     tensors: int
     identical: int
@@ -30,129 +33,116 @@ class Structure:
     findings: tuple[str, ...]
 
 
-def compare_tensors(source: Checkpoint, output: Mapping[str, Stored], dtype: str | None) -> Structure:
-    """Compares every tensor of `source` (Hugging Face names, no head) with the output's; `dtype` is a cast on the way.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor to compare: its name, where the source has it, and what the output has."""
 
-    Missing tensors, and those of the output that are neither backbone nor score, count as mismatched.
+    name: str
+    located: Located
+    stored: Stored
+
+
+def compare_tensors(
+    names: Sequence[str],
+    source: SourceFiles,
+    output: Mapping[str, Stored],
+    *,
+    dtype: str | None = None,
+    merges: Mapping[str, Merge] | None = None,
+    left_out: Callable[[str], bool] = lambda name: False,
+    score: str = "score",
+) -> Structure:
+    """Compares tensors of the output with the source's arrays, bytes where these are of one form, values elsewhere.
+
+    Args:
+        names: The backbone tensors that the classifier must have, Hugging Face's names.
+        source: The source's arrays.
+        output: The output's tensors by name.
+        dtype: The safetensors dtype that floating-point tensors are cast to.
+        merges: How an adapter changes tensors, by name.
+        left_out: Whether an array of the source has no place in a classifier, as a draft head has none.
+        score: The name of the output's score layer.
     """
-    local = threading.local()
-
-    def one(item: tuple[str, TensorRef]) -> str | None:
-        return _difference(item[1], output.get(item[0]), dtype, local)
-
-    # Large ones first, so that no thread is left alone with one at the end.
-    items = sorted(source.tensors.items(), key=lambda item: -item[1].nbytes)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        said = dict(zip((name for name, _ in items), pool.map(one, items), strict=True))
-    wrong = {name: text for name in source.tensors if (text := said[name]) is not None}
-    identical = len(source.tensors) - len(wrong)
-    for name in sorted(output.keys() - source.tensors.keys() - set(SCORE)):
-        wrong[name] = "is in the output and is no tensor of the classifier."
+    merges = merges or {}
+    wrong: dict[str, str] = {}
+    pairs: list[Pair] = []
+    for name in names:
+        stored = output.get(name)
+        if stored is None:
+            wrong[name] = "is missing from the output."
+            continue
+        entry = source.locate(name, stored.shape)
+        if entry is None:
+            wrong[name] = f"is {stored.dtype} {list(stored.shape)}; {_without_place(name, source)}"
+            continue
+        expected = dtype if dtype is not None and entry.ref.dtype in FLOATS else entry.ref.dtype
+        if stored.dtype != expected:
+            wrong[name] = f"is {stored.dtype} {list(stored.shape)}; expected {expected} {list(stored.shape)}."
+        else:
+            pairs.append(Pair(name, entry, stored))
+    wrong |= dict(_compare(pairs, source, merges))
+    identical = len(names) - len(wrong)
+    for name in sorted(output.keys() - set(names) - {f"{score}.weight", f"{score}.bias"}):
+        wrong[name] = "is in the output and is not a tensor of the classifier."
+    ordered = sorted(wrong, key=[*names, *wrong].index)
+    missing = [f"the source's array {name} is in no tensor of the output." for name in source.unaccounted(names, left_out)]
     return Structure(
-        len(source.tensors), identical, tuple(wrong), tuple(f"tensor {name} {text}" for name, text in wrong.items())
-    )
+        len(names), identical, tuple(ordered), (*(f"tensor {name} {wrong[name]}" for name in ordered), *missing)
+    )  # fmt: skip
 
 
-def _difference(ref: TensorRef, stored: Stored | None, cast: str | None, local: threading.local) -> str | None:
-    """What is wrong with one tensor, or None."""
-    if stored is None:
-        return "is missing from the output."
-    expected = cast if cast is not None and ref.dtype in FLOATS else ref.dtype
-    if (stored.dtype, stored.shape) != (expected, ref.shape):
-        return f"is {stored.dtype} {list(stored.shape)}; expected {expected} {list(ref.shape)}."
-    if expected == ref.dtype and ref.extent is not None and _same_place(ref, stored):
-        return None
-    itemsize = max(1, DTYPE_BITS[expected] // 8)
-    different, first = 0, -1
-    for begin, wanted, found in _pairs(ref, stored, expected, local):
-        if not _equal(wanted, found):
-            where = (wanted != found).reshape(-1, itemsize).any(axis=1).nonzero()[0]
-            different += len(where)
-            first = first if first >= 0 else begin // itemsize + int(where[0])
-    if not different:
-        return None
-    total = stored.nbytes // itemsize
+def _without_place(name: str, source: SourceFiles) -> str:
+    """Why a tensor of the output comes from no array of the source."""
+    shapes = [f"{ref.name} {list(ref.shape)}" for ref in source.named(name)]
+    return f"the source has {' and '.join(shapes)}, which does not give that." if shapes else "the source has no such array."
+
+
+def _compare(pairs: Sequence[Pair], source: SourceFiles, merges: Mapping[str, Merge]) -> Iterator[tuple[str, str]]:
+    """The names that differ, and how."""
+    as_bytes = [pair for pair in pairs if pair.located.stored is not None and pair.name not in merges]
+    # Large ones first, so that no thread is left alone with one at the end.
+    as_bytes.sort(key=lambda pair: -pair.stored.nbytes)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for text in pool.map(_compare_bytes, as_bytes):
+            if text is not None:
+                yield text
+    # An array may hold many tensors (stacked layers): it is read once, and no other at the time.
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.located.stored is None or pair.name in merges:
+            groups.setdefault(pair.located.ref.name, []).append(pair)
+    for group in groups.values():
+        yield from _compare_arrays(group, source, merges)
+    yield from _incomplete(groups)
+
+
+def _compare_bytes(pair: Pair) -> tuple[str, str] | None:
+    assert pair.located.stored is not None
+    different, first = compare_bytes(pair.located.stored, pair.stored)
+    return (pair.name, _difference(pair.stored, different, first)) if different else None
+
+
+def _compare_arrays(group: Sequence[Pair], source: SourceFiles, merges: Mapping[str, Merge]) -> Iterator[tuple[str, str]]:
+    array = mapped(group[0].located.ref)
+    for pair in group:
+        part = pair.located.part(pair.stored.shape, source.sizes, array)
+        tensor = pair.stored.array(pair.name)
+        different, first = compare_arrays(
+            part, pair.located.place, pair.stored, tensor, source.sizes, merges.get(pair.name)
+        )  # fmt: skip
+        if different:
+            yield pair.name, _difference(pair.stored, different, first)
+
+
+def _incomplete(groups: Mapping[str, Sequence[Pair]]) -> Iterator[tuple[str, str]]:
+    """Stacked arrays that hold more layers or parts than the output has."""
+    for group in groups.values():
+        ref, place = group[0].located.ref, group[0].located.place
+        stacked = [size for axis, size in zip(place.axes.split(), ref.shape, strict=False) if axis in "lp"]
+        if len(group) < math.prod(stacked):
+            yield group[0].name, f"is one of {len(group)} from {ref.name}, which holds {math.prod(stacked)}."
+
+
+def _difference(stored: Stored, different: int, first: int) -> str:
+    total = math.prod(stored.shape)
     return f"differs from the source in {different} of {total} elements, first in element {first} of {stored.path.name}."
-
-
-def _same_place(ref: TensorRef, stored: Stored) -> bool:
-    """Whether both are the same bytes of the same file (a hard link)."""
-    extent = ref.extent
-    return extent is not None and extent.offset == stored.offset and os.path.samefile(extent.path, stored.path)
-
-
-def _equal(x: Array, y: Array) -> bool:
-    """Whether two byte arrays are equal, eight bytes at a time as far as they go."""
-    import numpy as np
-
-    whole = len(x) & ~7
-    return np.array_equal(x[:whole].view(np.uint64), y[:whole].view(np.uint64)) and np.array_equal(x[whole:], y[whole:])
-
-
-def _pairs(ref: TensorRef, stored: Stored, dtype: str, local: threading.local) -> Iterator[tuple[int, Array, Array]]:
-    """First byte, wanted bytes and found bytes of each piece of a tensor."""
-    import numpy as np
-
-    if not hasattr(local, "buffers"):
-        local.buffers = [np.empty(CHUNK, np.uint8), np.empty(CHUNK, np.uint8)]
-    one, other = local.buffers
-    handle = os.open(stored.path, os.O_RDONLY)
-    try:
-        for begin, wanted in _source_bytes(ref, dtype, one):
-            for start in range(0, len(wanted), CHUNK):
-                piece = wanted[start : start + CHUNK]
-                found = other[: len(piece)]
-                _fill(handle, stored.path, stored.offset + begin + start, found)
-                yield begin + start, piece, found
-    finally:
-        os.close(handle)
-
-
-def _source_bytes(ref: TensorRef, dtype: str, buffer: Array) -> Iterator[tuple[int, Array]]:
-    """The source's bytes in order, cast to `dtype`, each piece with its first byte in the result."""
-    import numpy as np
-
-    done = 0
-    for piece in _stored_bytes(ref, buffer) if ref.extent is not None else _rows(ref):
-        if ref.dtype != dtype:
-            piece = piece.view(numpy_dtype(ref.dtype)).astype(numpy_dtype(dtype)).view(np.uint8)
-        yield done, piece
-        done += len(piece)
-
-
-def _stored_bytes(ref: TensorRef, buffer: Array) -> Iterator[Array]:
-    extent = ref.extent
-    if extent is None:
-        return
-    handle = os.open(extent.path, os.O_RDONLY)
-    try:
-        for start in range(0, extent.length, CHUNK):
-            piece = buffer[: min(CHUNK, extent.length - start)]
-            _fill(handle, extent.path, extent.offset + start, piece)
-            yield piece
-    finally:
-        os.close(handle)
-
-
-def _rows(ref: TensorRef) -> Iterator[Array]:
-    """Bytes of a tensor that has to be changed or fetched: the whole of a small one, else some rows at a time."""
-    import numpy as np
-
-    def flat(array: Any) -> Array:
-        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-    if ref.nbytes <= BLOCK or len(ref.shape) < 2:
-        yield flat(ref.read())
-        return
-    step = max(1, BLOCK * ref.shape[0] // ref.nbytes)
-    for start in range(0, ref.shape[0], step):
-        yield flat(ref.read_rows(range(start, min(start + step, ref.shape[0]))))
-
-
-def _fill(handle: int, path: Path, offset: int, target: Array) -> None:
-    view, done = memoryview(target.data), 0
-    while done < len(view):
-        count = os.preadv(handle, [view[done:]], offset + done)
-        if count == 0:
-            raise SourceError(f"{path} ended at byte {offset + done} while it was compared.")
-        done += count

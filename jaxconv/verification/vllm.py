@@ -10,11 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jaxconv.errors import UsageError, VerificationError
-from jaxconv.verification.scores import Pairs, Scores, rank_agreement
+from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.rank_agreement import rank_agreement
+from jaxconv.verification.scores import Scores
+
+if TYPE_CHECKING:
+    from jaxconv.checkpoint import Array
 
 BATCH = 32  # pairs in a request
 LIST_SECONDS, SCORE_SECONDS = 10, 300  # how long an answer may take; a batch takes long on a CPU
@@ -31,18 +36,18 @@ class Served:
     tolerance: float
     tolerance_reason: str
     findings: tuple[str, ...]
-    found: tuple[float, ...]  # of the server, in the order of the pairs
+    scores: tuple[float, ...]  # of the server, in the order of the pairs
 
 
 def server_url(text: str) -> str:
-    """The server's root. Raises `UsageError` for what is no http address, or holds a password that would be recorded."""
+    """The server's root. Raises `UsageError` unless it is an http address, without a password, which would be recorded."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of a port or an IPv6 address
         usable = False
     if not usable:
-        raise UsageError(f"--against-vllm {text!r} is no address; expected one like http://localhost:8000.")
+        raise UsageError(f"--against-vllm {text!r} is not an address; expected one like http://localhost:8000.")
     if parts.username is not None or parts.query:
         raise UsageError("--against-vllm takes the plain address of the server; put its key into VLLM_API_KEY.")
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -63,11 +68,11 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
             f"the longest prompt has {longest} tokens, {url} takes {limit}. Serve with --max-model-len {longest}, or "
             "give shorter documents with --pairs."
         )
-    given, prompt_tokens = _ask(url, str(model["id"]), scores.asked)
-    local, found = np.asarray(scores.found, np.float64)[:, 0], np.asarray(given, np.float64)
+    answers, prompt_tokens = _ask(url, str(model["id"]), scores.scored)
+    local, served = np.asarray(scores.output, np.float64)[:, 0], np.asarray(answers, np.float64)
     limit, reason = (scores.tolerance, scores.tolerance_reason) if tolerance is None else (tolerance, "given")
-    worst = float(np.abs(found - local).max())
-    agreement = rank_agreement(local[:, None], found[:, None], 2 * limit)
+    worst = float(np.abs(served - local).max())
+    agreement = rank_agreement(local[:, None], served[:, None], 2 * limit)
     findings = []
     if prompt_tokens not in (None, sum(scores.lengths)):
         findings.append(
@@ -75,20 +80,20 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
             f"the template, or with another. {_serve(folder)}"
         )
     if not worst <= limit:
-        why = _reason(local, found, limit) or f"It serves {model.get('root') or model['id']}."
+        why = _reason(local, served, limit) or f"It serves {model.get('root') or model['id']}."
         findings.append(f"vLLM's raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}. {why}")
     if agreement < 1:
         findings.append(f"vLLM keeps the order of only {agreement:.1%} of the pairs that are apart.")
-    return Served(url, len(given), worst, agreement, limit, reason, tuple(findings), tuple(given))
+    return Served(url, len(answers), worst, agreement, limit, reason, tuple(findings), tuple(answers))
 
 
-def _reason(local: Any, found: Any, limit: float) -> str | None:
+def _reason(local: Array, served: Array, limit: float) -> str | None:
     """What the difference looks like: an activation, or rounding of a size that float32 does not have."""
     import numpy as np
 
-    if np.abs(found - 0.5 * (1 + np.tanh(local / 2))).max() <= limit:
+    if np.abs(served - 0.5 * (1 + np.tanh(local / 2))).max() <= limit:
         return "They are the sigmoid of the local ones: the server ignores use_activation; expected raw logits."
-    if np.abs(found - local).max() <= 0.05 * max(1.0, np.abs(local).max()):
+    if np.abs(served - local).max() <= 0.05 * max(1.0, np.abs(local).max()):
         return (
             "vLLM serves in the checkpoint's dtype, and bfloat16 keeps two to three digits: serve with --dtype float32, "
             "or give the difference that you accept as --tolerance."
@@ -101,7 +106,7 @@ def _serve(folder: Path) -> str:
 
 
 def _model(url: str, folder: Path) -> Mapping[str, Any]:
-    """The entry of /v1/models that is `folder`, else the only one there is (adapters do not count)."""
+    """The entry of /v1/models that serves `folder`, else the only entry (adapters do not count)."""
     answer = _request(url, "/v1/models", None, LIST_SECONDS)
     entries = answer.get("data") if isinstance(answer, dict) else None
     models = [entry for entry in entries or () if isinstance(entry, dict) and entry.get("id") and not entry.get("parent")]
@@ -118,7 +123,7 @@ def _model(url: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _another(root: Path, folder: Path) -> bool:
-    """Whether `root` is a model here that is no copy of `folder`; of other machines' folders nothing is known."""
+    """Whether `root` is a model on this machine and not a copy of `folder`; nothing is known of other machines."""
     names = ("config.json", "jaxconv.json")
     return root.is_dir() and any(_bytes(root / name) != _bytes(folder / name) for name in names)
 
@@ -132,14 +137,14 @@ def _ask(url: str, name: str, pairs: Pairs) -> tuple[list[float], int | None]:
     scores: list[float] = []
     tokens: list[int | None] = []
     for start in range(0, len(pairs), BATCH):
-        chosen = pairs[start : start + BATCH]
+        batch = pairs[start : start + BATCH]
         body = {"model": name, "use_activation": False}
-        body |= {"queries": [query for query, _ in chosen], "documents": [document for _, document in chosen]}
+        body |= {"queries": [query for query, _ in batch], "documents": [document for _, document in batch]}
         answer = _request(url, "/score", body, SCORE_SECONDS)
-        found = list(_scores(answer))
-        if len(found) != len(chosen):
-            raise VerificationError(f"{url}/score gave {len(found)} scores for {len(chosen)} pairs; expected one for each.")
-        scores += found
+        values = list(_scores(answer))
+        if len(values) != len(batch):
+            raise VerificationError(f"{url}/score gave {len(values)} scores for {len(batch)} pairs; expected one for each.")
+        scores += values
         usage = answer.get("usage")
         count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         tokens.append(count if isinstance(count, int) else None)
@@ -171,7 +176,7 @@ def _request(url: str, path: str, body: Mapping[str, Any] | None, seconds: float
     except TimeoutError:
         raise VerificationError(f"{url}{path} gave no answer in {seconds} s.") from None
     except ValueError as error:
-        raise VerificationError(f"{url}{path} answers no JSON ({error}); expected a vLLM server.") from None
+        raise VerificationError(f"{url}{path} does not answer with JSON ({error}); expected a vLLM server.") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise VerificationError(f"no vLLM server answers at {url} ({reason}). Start it, or check the address.") from None

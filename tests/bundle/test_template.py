@@ -7,7 +7,7 @@ import pytest
 from jaxconv.errors import UsageError
 from jaxconv.plan import prompt_for
 from jaxconv.presets import get
-from jaxconv.prompt import render
+from jaxconv.text.prompt import render
 
 QUERY, DOCUMENT = "what\nis {{ it }}?", "  a <|im_end|> document\n"
 
@@ -69,7 +69,7 @@ def test_bge_and_zerank_prompts() -> None:
     assert zerank == "<|im_start|>system\nq<|im_end|>\n<|im_start|>user\nd<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize("body", ["{{ query }}|{{ document }}", " \n{{ query }}|{{ document }}\n\n\n", "x\n\n"])
+@pytest.mark.parametrize("body", ["{{ query }}|{{ document }}", " \n{{ query }}|{{ document }}\n\n\n"])
 def test_own_templates_keep_their_white_space(body: str) -> None:
     """A file's content is kept to the character, but for the newline that ends every text file."""
     rendered = render(prompt_for(None, body + "\n").template, "q", "d")

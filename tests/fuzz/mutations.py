@@ -80,4 +80,9 @@ def path(raw: bytearray, dice: random.Random) -> bytes:
     return _replaced(raw, dice, rb'(?<=")[^"\\]+(?=")', PATHS)
 
 
-MUTATIONS: tuple[Mutation, ...] = (flip, write, truncate, splice, edge, deepen, number, path)
+def retype(raw: bytearray, dice: random.Random) -> bytes:
+    """A string value or an empty container of a JSON text replaced by a value of another type."""
+    return _replaced(raw, dice, rb'(?<=[:\[, ])("[^"\\]*"|\[\]|\{\}|true|false|null)(?=[,\]}])', (*NUMBERS, b"9" * 5000))
+
+
+MUTATIONS: tuple[Mutation, ...] = (flip, write, truncate, splice, edge, deepen, number, path, retype)

@@ -24,6 +24,14 @@ def test_no_finding_in_ten_seconds() -> None:
     assert all(f"{name}: " in ran.stdout for name in SEEDS) and " 0 refused" not in ran.stdout
 
 
+def test_json_values_of_a_wrong_type() -> None:
+    """Every JSON file of a model and of an adapter, one value changed: no exception but ours."""
+    command = [sys.executable, "-m", "tests.fuzz.json_values", "--seconds", "10"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
+    assert int(ran.stdout.split(" cases")[0].splitlines()[-1]) >= 20
+
+
 @pytest.mark.parametrize("wrong", ["error", "file", "memory"])
 def test_what_is_wrong_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Another exception, a file that is written and memory that is taken each end a case."""

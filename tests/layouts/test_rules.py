@@ -63,7 +63,8 @@ def test_row_and_inverse(rule: Rule, family: str) -> None:
         for axis in range(len(tensor.shape)):
             assert np.array_equal(tensor.take([2, 0], axis), tensor.read().take([2, 0], axis))
         parts[layer, part] = tensor.read()
-    back = to_foreign(rule, parts, sizes, padded=sizes["V"] + 24)
+    back = to_foreign(rule, parts, sizes)
+    array = array[tuple(slice(sizes["V"]) if symbol == "W" else slice(None) for symbol in rule.axes.split())]
     assert back.shape == array.shape
     exact = not {"minus one", "over sqrt(D)", "over bfloat16 sqrt(D)"} & set(rule.values)
     assert np.array_equal(back, array) if exact else np.allclose(back, array, rtol=2e-7, atol=2e-7)

@@ -40,6 +40,26 @@ def test_same_bytes_as_from_the_folder(tmp_path: Path, bucket: Bucket, name: str
         assert outputs[0] == outputs[1]
 
 
+def test_a_step_without_commit_success_is_unfinished(tmp_path: Path, bucket: Bucket) -> None:
+    """In a bucket the file is written last; without any such file all steps were copied there, and the newest is read."""
+    case = unpack("nnx/llama_manager", tmp_path)
+    root = case.folder / "checkpoint" / case.about["weights"]
+    steps = [2, 10]
+    for mark in root.rglob("commit_success.txt"):
+        mark.unlink()
+    bucket.upload(root, "steps")
+    address = f"{bucket.address}/steps"
+    assert open_checkpoint(address).path.startswith(f"{address}/{steps[-1]}")
+    (tmp_path / "mark").mkdir()
+    (tmp_path / "mark" / "commit_success.txt").write_text("")
+    bucket.upload(tmp_path / "mark", f"steps/{steps[0]}")
+    checkpoint = open_checkpoint(address)
+    assert checkpoint.path.startswith(f"{address}/{steps[0]}")
+    assert f"step {', '.join(map(str, steps[1:]))} of" in checkpoint.notes[0]
+    with pytest.raises(SourceError, match=rf"step {steps[-1]} of .* is unfinished"):
+        open_checkpoint(address, steps[-1])
+
+
 def test_what_is_not_there_is_said(bucket: Bucket) -> None:
     """An empty prefix and a bucket that does not exist: an error that names the address, at once."""
     for address in (f"{bucket.address}/nothing", bucket.address.replace("bucket", "absent") + "/run"):

@@ -71,8 +71,19 @@ def test_newest_step_is_numeric_and_unfinished_ones_are_left(tmp_path: Path, sav
     _assert_tree(tmp_path / "checkpoints")
     _assert_tree(tmp_path)
     _assert_tree(tmp_path / "checkpoints", 10)
-    with pytest.raises(SourceError, match=r"no step 11; it has 2, 9, 10"):
+    with pytest.raises(SourceError, match=r"step 11 .* is unfinished.*it has 2, 9, 10"):
         open_checkpoint(tmp_path, 11)
+
+
+def test_an_unfinished_newest_step_is_said(tmp_path: Path, saved: Path) -> None:
+    """The newest whole step is read with a note; the unfinished one cannot be chosen."""
+    shutil.copytree(saved, tmp_path / "10")
+    shutil.copytree(saved, tmp_path / "20.orbax-checkpoint-tmp-1")
+    notes = open_checkpoint(tmp_path).notes
+    assert len(notes) == 1 and "step 20 of" in notes[0] and "step 10, the newest whole one, is read" in notes[0]
+    assert open_checkpoint(tmp_path, 10).notes == ()
+    with pytest.raises(SourceError, match=r"step 20 of .* is unfinished.*it has 10"):
+        open_checkpoint(tmp_path, 20)
 
 
 def test_several_items_want_a_choice(tmp_path: Path, saved: Path) -> None:
@@ -145,7 +156,7 @@ def test_paths_stay_inside(tmp_path: Path, folders: Path, key: str) -> None:
     """A name that leaves the folder of an array-per-folder checkpoint is refused."""
     path = shutil.copytree(folders, tmp_path / "copy")
     _metadata(path, _rename(key))
-    with pytest.raises(SourceError, match=r"no path inside the checkpoint|does not open"):
+    with pytest.raises(SourceError, match=r"not a path inside the checkpoint|does not open"):
         open_checkpoint(path)
 
 
@@ -185,3 +196,13 @@ def test_a_lost_chunk_is_found(tmp_path: Path, folders: Path) -> None:
         open_checkpoint(path).tensors["model.a"].read()
     _metadata(path, lambda document: document.pop("store_array_data_equal_to_fill_value") and None)
     assert not open_checkpoint(path).tensors["model.a"].read().any()
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 63) - 1])
+def test_a_chunk_that_is_larger_than_its_array(tmp_path: Path, folders: Path, size: int) -> None:
+    """TensorStore would try to allot it and abort the process."""
+    path = shutil.copytree(folders, tmp_path / "copy")
+    zarray = path / "model.b" / ".zarray"
+    zarray.write_text(json.dumps({**json.loads(zarray.read_text()), "chunks": [size]}))
+    with pytest.raises(SourceError, match=r"model\.b"):
+        open_checkpoint(path)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -100,4 +101,26 @@ def test_file_names_of_an_index_are_checked(tmp_path: Path, file: str) -> None:
     """Names too long for a file, that no file system takes, or that lead elsewhere are an error of the index."""
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(SourceError, match="plain file name"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tensor_that_its_storage_does_not_hold(tmp_path: Path) -> None:
+    """Strides of zero make a few bytes a tensor of any size."""
+    torch.save({"model.norm.weight": torch.zeros(1).expand(1 << 30)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(SourceError, match="more than its storage holds"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_compressed_pickle_is_not_read(tmp_path: Path) -> None:
+    """A few kilobytes that expand to gigabytes are refused by what the archive's directory says."""
+    torch.save({"model.norm.weight": torch.zeros(4)}, tmp_path / "good.bin")
+    with (
+        zipfile.ZipFile(tmp_path / "good.bin") as good,
+        zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as bad,
+    ):
+        for entry in good.infolist():
+            content = good.read(entry)
+            bad.writestr(entry.filename, content + (b"\0" * (1 << 26) if entry.filename.endswith("data.pkl") else b""))
+    assert (tmp_path / "pytorch_model.bin").stat().st_size < 1 << 18
+    with pytest.raises(SourceError, match="is compressed"):
         open_checkpoint(tmp_path)

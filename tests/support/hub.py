@@ -15,13 +15,15 @@ TOKEN = "hf_secret"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves folders as repositories. `requests` lists what was asked for, `ranges` the parts of files with
-    their lengths, `gated` what wants the token.
+    """Serves directories as repositories.
+
+    `requests` lists the requests, `ranges` the parts of files that were requested with their lengths, `gated` the
+    repositories that need the token. `constant` is the answer to every request, if there is one.
     """
 
-    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = ()) -> None:
+    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = (), constant: bytes | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repos, self.gated = repos, gated
+        self.repos, self.gated, self.constant = repos, gated, constant
         self.requests: list[str] = []
         self.ranges: list[tuple[str, str, int]] = []
 
@@ -61,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = (path.removeprefix("api/models/") if api else path).split("/")
         repo, rest = "/".join(parts[:2]), parts[2:]
         self.server.requests.append(f"{self.command} {path}")
+        if self.server.constant is not None:
+            return self.answer(200, self.server.constant, Content_Type="application/json")
         if repo not in self.server.repos:
             return self.answer(401, X_Error_Code="RepoNotFound")
         if repo in self.server.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -96,9 +100,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(repos: dict[str, Path], gated: tuple[str, ...] = ()) -> Iterator[Hub]:
+def serving(repos: dict[str, Path], gated: tuple[str, ...] = (), constant: bytes | None = None) -> Iterator[Hub]:
     """A hub that runs as long as the block."""
-    hub = Hub(repos, gated)
+    hub = Hub(repos, gated, constant)
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()
     try:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.convert_slow_tokenizer import bytes_to_unicode, generate_merges
 
 from tests.support.wheels import cached, fetch
@@ -107,6 +107,43 @@ def mistral(folder: Path) -> None:
            pad_token=None, legacy=False, add_bos_token=True, add_eos_token=False, model_max_length=10**30)  # fmt: skip
 
 
+def llama2(folder: Path) -> None:
+    """Llama 2's form, `legacy` false: the space before the first word is put by a normalizer, and no pre-tokenizer parts.
+
+    The pieces are those of Mistral's first tokenizer, which has Llama 2's size and kind.
+    """
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    path = fetch("mistral-common==1.13.1", folder, "mistral_common/data/tokenizer.model.v1")
+    proto = import_protobuf().ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    path.rename(folder / "tokenizer.model")
+    made = sentencepiece_bpe([(piece.piece, piece.score, piece.type) for piece in proto.pieces], unknown="<unk>")
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    _write(folder, made, tokenizer_class="LlamaTokenizer", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+           pad_token=None, legacy=False, add_bos_token=True, add_eos_token=False, model_max_length=10**30)  # fmt: skip
+
+
+def unigram(folder: Path) -> None:
+    """A SentencePiece Unigram in the form of T5's and XGLM's, trained on the source text of Python's own library."""
+    import inspect
+    import textwrap
+
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    made.decoder = decoders.Metaspace("▁", prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=3000, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    text = "\n".join(inspect.getsource(module) for module in (inspect, textwrap, json, os))
+    made.train_from_iterator([*text.split("\n"), "no yes No Yes"] * 2, trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    _write(folder, made, tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+           pad_token="<pad>", model_max_length=512)  # fmt: skip
+
+
 def gemma(folder: Path) -> None:
     """Gemma 3's: SentencePiece pieces without a prefix space, runs of newlines as pieces of their own, BOS first."""
     from gguf import GGUFReader
@@ -139,7 +176,9 @@ def sentencepiece_bpe(pieces: list[tuple[str, float, int]], unknown: str) -> Tok
     return made
 
 
-BUILDERS = {"qwen": qwen, "llama3": llama3, "mistral": mistral, "gemma": gemma}
+BUILDERS = {
+    "qwen": qwen, "llama2": llama2, "llama3": llama3, "mistral": mistral, "gemma": gemma, "unigram": unigram,
+}  # fmt: skip
 
 
 def tokenizer_folder(name: str) -> Path:

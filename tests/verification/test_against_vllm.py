@@ -1,4 +1,4 @@
-"""`verify --against-vllm` at servers that are right, wrong or no vLLM at all; a real one is asked in tests/vllm."""
+"""`verify --against-vllm` with servers that are right, wrong or not vLLM; tests/vllm asks a real one."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Proved:
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """What vLLM answers to a request for raw scores."""
         assert (body["model"], body["use_activation"]) == ("some-name", False)
-        asked = [self.scores.asked.index(pair) for pair in zip(body["queries"], body["documents"], strict=True)]
-        data = [{"index": i, "object": "score", "score": self.scores.found[row][0]} for i, row in enumerate(asked)]
+        asked = [self.scores.scored.index(pair) for pair in zip(body["queries"], body["documents"], strict=True)]
+        data = [{"index": i, "object": "score", "score": self.scores.output[row][0]} for i, row in enumerate(asked)]
         return {"data": data, "usage": {"prompt_tokens": sum(self.scores.lengths[row] for row in asked)}}
 
     def changed(self, change: Callable[[float], Any]) -> Change:
@@ -58,11 +58,11 @@ class Proved:
 
 @pytest.fixture(scope="module")
 def proved(qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Proved:
-    """Scores are far from zero, so that a sigmoid is not mistaken for rounding."""
+    """Scores far from zero, so that a sigmoid is not mistaken for rounding."""
     output = converted(qwen3, tmp_path_factory.mktemp("served"), scale=20.0)
     report = jaxconv.verify(qwen3, output, pairs=PAIRS, backend="jax")
     assert report.passed and report.scores is not None and report.vllm is None
-    assert max(row[0] for row in report.scores.found) > 1
+    assert max(row[0] for row in report.scores.output) > 1
     return Proved(qwen3, output, report.scores)
 
 
@@ -134,7 +134,7 @@ def test_other_prompts_are_seen(proved: Proved) -> None:
         (lambda found: [], "gave 0 scores for 32 pairs"),
         (lambda found: (400, json.dumps({"error": {"message": "no such route"}})), "answers 400 .*no such route"),
         (lambda found: (500, "oh"), "answers 500 .*oh"),
-        (lambda found: (200, "<html>"), "answers no JSON"),
+        (lambda found: (200, "<html>"), "does not answer with JSON"),
     ],
     ids=["fewer", "reversed", "null", "list", "400", "500", "html"],
 )

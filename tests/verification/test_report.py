@@ -1,4 +1,4 @@
-"""`verify --report`: one page that needs nothing else, and its numbers; also, and above all, of what failed."""
+"""`verify --report`: a self-contained page and its numbers, also for outputs that fail."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_good_output_has_a_page(qwen3: Path, tmp_path: Path) -> None:
     assert numbers == report.to_json()
     assert [(row["query"], row["document"]) for row in rows] == PAIRS
     assert report.scores is not None
-    for row, wanted, found in zip(rows, report.scores.expected, report.scores.found, strict=True):
+    for row, wanted, found in zip(rows, report.scores.source, report.scores.output, strict=True):
         assert (row["source"], row["output"], row["error"], row["label"]) == (wanted[0], found[0], found[0] - wanted[0], 0)
 
 
@@ -140,7 +140,7 @@ def test_the_same_report_is_the_same_bytes(qwen3: Path, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_is_refused_first(qwen3: Path, tmp_path: Path) -> None:
     """A file in the way is an error that comes before any work is done."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"--report .*file.* cannot be made"):
+    with pytest.raises(OutputError, match=r"--report .*file.* cannot be created"):
         jaxconv.verify(tmp_path / "absent", tmp_path / "absent", report=tmp_path / "file")
 
 

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "another pad token": (config(pad_token_id=3), "pad_token_id 3"),
     "another rope": (config(rope_theta=1.0), "rope_theta 1.0"),
     "key lost": (edited("config.json", lambda d: d.pop("rms_norm_eps") and d), "no rms_norm_eps"),
-    "another tokenizer": (other_tokenizer, "tokenizer.json is not the source's"),
+    "another tokenizer": (other_tokenizer, "tokenizer.json differs from the source's"),
     "tokenizer setting": (edited("tokenizer_config.json", lambda d: d | {"add_bos_token": True}), "add_bos_token True"),
     "tokenizer file more": (write("added_tokens.json", "{}"), "added_tokens.json is in the output"),
     "tokenizer file less": (lambda output: (output / "tokenizer.json").unlink(), "tokenizer.json of the source is missing"),
@@ -250,7 +250,7 @@ def test_a_wrong_row_shows_in_the_scores_too(qwen3: Path, tmp_path: Path) -> Non
     [
         (config(rms_norm_eps=10.0), "raw scores differ"),
         (flipped("model.norm.weight", 1), "raw scores differ"),
-        (other_tokenizer, "cannot be read as a tokenizer"),
+        (other_tokenizer, "cannot be used as a tokenizer"),
         (saved(lambda t: t.pop("model.norm.weight") is None or t), "scores were not compared: tensors"),
         (saved(lambda t: t.pop("score.weight") is None or t), "scores were not compared: the score head"),
     ],

@@ -1,0 +1,98 @@
+"""config.json of the output against the source's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from jaxconv.checkpoint import NUMPY_NAMES
+from jaxconv.json_files import JsonObject
+from jaxconv.model import Model
+from jaxconv.verification.claims import Expected
+from jaxconv.verification.output import Output
+
+# What makes vLLM convert a checkpoint while it loads it; a converted one would be converted twice.
+ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
+# Keys of a source that would change scores, labels or code of the output.
+DROPPED = (*ON_THE_FLY, "auto_map", "problem_type", "head_dtype", "sbert_ce_default_activation_function", "num_labels")
+# Keys of the output that are checked on their own.
+CHECKED_APART = (
+    "architectures", "id2label", "label2id", "use_sep_token", "use_pad_token", "dtype", "torch_dtype", "pad_token_id",
+    "sentence_transformers",
+)  # fmt: skip
+# Activation -> what vLLM and sentence-transformers read in `sentence_transformers`; of several labels softmax needs nothing.
+SECTIONS: Mapping[str, JsonObject | None] = {
+    "sigmoid": {"activation_fn": "torch.nn.modules.activation.Sigmoid"},
+    "identity": {"activation_fn": "torch.nn.modules.linear.Identity"},
+    "softmax": None,
+}
+ABSENT = object()
+
+
+def check_config(model: Model, output: Output, expected: Expected) -> Iterator[str]:
+    """What is wrong with config.json, a sentence each."""
+    config, source = output.config, model.config
+    yield from _check_dropped(config, expected)
+    if config.get("architectures") != [model.family.target_architecture]:
+        yield f"config.json has architectures {config.get('architectures')}; expected ['{model.family.target_architecture}']."
+    yield from _check_labels(config, expected)
+    dtype = NUMPY_NAMES[_main_dtype(output, model.family.head.score)]
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) != dtype:
+            yield f"config.json has {key} {config.get(key)!r}; the backbone is {dtype}."
+    flags = config.get("use_sep_token"), config.get("use_pad_token")
+    if flags[0] is not flags[1] or not isinstance(flags[0], bool):
+        yield "config.json has no use_sep_token and use_pad_token that are both true or both false."
+    yield from _check_activation(config, expected)
+    for key in sorted((source.keys() | config.keys()) - set(CHECKED_APART) - set(DROPPED)):
+        before, after = source.get(key, ABSENT), config.get(key, ABSENT)
+        if before != after or type(before) is not type(after):
+            yield f"config.json has {_shown(key, after)}; the source has {_shown(key, before)}."
+
+
+def _check_dropped(config: JsonObject, expected: Expected) -> Iterator[str]:
+    allowed: dict[str, object] = {"num_labels": expected.num_labels}
+    if expected.num_labels > 1 and expected.activation == "sigmoid":
+        allowed["problem_type"] = "multi_label_classification"  # the only way to a sigmoid per label in vLLM
+        if "problem_type" not in config:
+            yield "config.json has no problem_type; expected 'multi_label_classification', for a sigmoid per label."
+    for key in (key for key in DROPPED if key in config):
+        if key in allowed and config[key] == allowed[key]:
+            continue
+        reason = f"; expected {allowed[key]!r}" if key in allowed else ", which must not be there"
+        reason = " and vLLM would convert on the fly once more" if key in ON_THE_FLY else reason
+        yield f"config.json has {key} {config[key]!r}{reason}."
+
+
+def _check_labels(config: JsonObject, expected: Expected) -> Iterator[str]:
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(expected.num_labels)):
+        yield f"config.json has id2label {labels}; expected {expected.num_labels} labels (num_labels)."
+    elif config.get("label2id") != {label: int(number) for number, label in labels.items()}:
+        yield f"config.json has label2id {config.get('label2id')}, which is not the reverse of id2label."
+
+
+def _shown(key: str, value: object) -> str:
+    return f"no {key}" if value is ABSENT else f"{key} {value!r:.200}"
+
+
+def _check_activation(config: JsonObject, expected: Expected) -> Iterator[str]:
+    """Whether consumers will apply the recorded activation; an output without a record is held against nothing."""
+    if expected.activation is None:
+        return
+    if expected.activation == "softmax" and expected.num_labels == 1:
+        yield "jaxconv.json records the activation softmax for one label, which would make every score 1."
+        return
+    section = config.get("sentence_transformers")
+    if section != SECTIONS[expected.activation]:
+        name = section.get("activation_fn") if isinstance(section, dict) else None
+        shown = None if name is None else str(name).rsplit(".", 1)[-1]
+        yield f"config.json has the activation {shown}; jaxconv.json records {expected.activation}."
+
+
+def _main_dtype(output: Output, score: str) -> str:
+    """The dtype of most bytes of the backbone."""
+    sizes: dict[str, int] = {"F32": 0}
+    for name, stored in output.tensors.items():
+        if not name.startswith(f"{score}."):
+            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
