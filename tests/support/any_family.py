@@ -39,7 +39,6 @@ SMALL: dict[str, Any] = {
 
 # What a family needs beside.
 EXTRA: dict[str, dict[str, Any]] = {
-    "zamba": {"num_hidden_layers": 5, "layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
