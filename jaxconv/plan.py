@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import PROOF
+from jaxconv.families import PROOF, text_config
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -105,7 +105,9 @@ class Plan:
 
     @property
     def output_dtype(self) -> str:
-        """The name of the backbone's dtype in the output ("bfloat16")."""
+        """The dtype that consumers load the backbone in ("bfloat16"): as stored, or of a quantised one as its config says."""
+        if self.model.packed is not None:
+            return activation_dtype(self.model.config, self.model.lm_head.weight.dtype)
         return NUMPY_NAMES[self.dtype or dominant_dtype(self.model.checkpoint.tensors.values())]
 
 
@@ -120,7 +122,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         JaxconvError: The conversion would not be exact, or an option does not fit.
     """
     assets = model.source.assets
-    preset, origin = detect(model.source, options.preset)
+    preset, origin = detect(model.source, options.preset, derived=model.packed is not None)
     vocabulary = Vocabulary(assets)
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         preset, origin = recorded(model.source, vocabulary)
@@ -132,6 +134,11 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         raise RefusedError(
             f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
             "differ. Convert without it, or cast the source first."
+        )
+    if model.packed is not None and options.dtype is not None:
+        raise RefusedError(
+            f"--dtype cannot cast a packed backbone ({model.packed.quantised.quantisation.summary}). Leave it out; "
+            "vllm serve --dtype chooses the dtype of the activations."
         )
     files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
@@ -158,6 +165,21 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         use_sep_token=options.use_sep_token,
         warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
     )
+
+
+def activation_dtype(config: JsonObject, plain: str) -> str:
+    """The dtype that a quantised model computes in: what its config.json says, which stored dtypes do not show.
+
+    Args:
+        config: The config.json.
+        plain: The safetensors dtype of a plain tensor of the model, for a config that says nothing.
+    """
+    for part in (config, text_config(config)):
+        for key in ("dtype", "torch_dtype"):
+            name = str(part.get(key)).removeprefix("torch.")
+            if name in DTYPES:
+                return name
+    return NUMPY_NAMES[plain] if plain in DTYPES.values() else "bfloat16"
 
 
 def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str] | None = None) -> Prompt:
@@ -189,6 +211,8 @@ def on_the_fly_keys(config: JsonObject) -> list[str]:
 
 def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
     warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
+    if model.packed is not None:
+        warnings += [*model.packed.quantised.quantisation.warnings, *([f"{model.head_record}."] if model.head_record else [])]
     if not prompt.known:
         warnings.append(
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
