@@ -183,8 +183,7 @@ def plain_classifier(checkpoint: Checkpoint, config: JsonObject, directory: Path
     score = {name: ref for name, ref in checkpoint.tensors.items() if name.startswith(f"{family.head.score}.")}
     backbone = {name: ref for name, ref in checkpoint.tensors.items() if name not in score}
     packed = check_packed(replace(checkpoint, tensors=backbone), quantised, family, config)
-    plain = dequantised(checkpoint, packed.storages)
-    return plain, without_quantisation(config)
+    return dequantised(checkpoint, packed.storages), without_quantisation(config)
 
 
 def without_quantisation(config: JsonObject) -> JsonDict:

@@ -14,6 +14,7 @@ from jaxconv.model import Model
 from jaxconv.verification.adapter import AdapterFiles
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output, Stored
+from jaxconv.verification.quantisation import scaled_rows
 from jaxconv.verification.rounding import float32_order, unit_in_last_place
 from jaxconv.verification.source_files import SourceFiles
 
@@ -97,6 +98,11 @@ def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Se
 
     from jaxconv.checkpoint import safetensors_dtype
 
+    scaled = scaled_rows(source, ids)
+    if scaled is not None:
+        if scaled.shape == rows.shape and np.array_equal(scaled, rows):
+            return []
+        return [f"the conversion read other rows of the tokens {list(ids)} than {HEAD} times its scale gives."]
     name = HEAD if source.named(HEAD) else EMBEDDING
     for ref in source.named(name):
         located = source.locate(name, _head_shape(source, ref.shape))
