@@ -125,9 +125,10 @@ def read_model(
     with_head, head_record = (checkpoint, "") if packed is None else with_plain_head(checkpoint, family)
     lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
+    notes = [] if quantised is None else [*quantised.quantisation.warnings, *([f"{head_record}."] if head_record else [])]
     return Model(
         source=source,
-        checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)),
         format=opened.format,
         layout=layout,
         config=config,

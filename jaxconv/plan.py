@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import PROOF, text_config
+from jaxconv.families import PROOF
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -22,6 +22,7 @@ from jaxconv.presets.detect import detect, recorded
 from jaxconv.presets.recorded_prompt import recorded_prompt
 from jaxconv.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
 from jaxconv.prompt_fit import fit_prompt
+from jaxconv.quantisation.reading import activation_dtype, cannot_cast
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.tokenizer import Token, Vocabulary
@@ -34,10 +35,7 @@ ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a caller may choose about the result; the names are those of the command line.
-
-    `template` is the text of the template, not its path.
-    """
+    """What a caller may choose about the result, named as on the command line. `template` is a text, not a path."""
 
     preset: str | None = None
     method: str | None = None
@@ -105,7 +103,7 @@ class Plan:
 
     @property
     def output_dtype(self) -> str:
-        """The dtype that consumers load the backbone in ("bfloat16"): as stored, or of a quantised one as its config says."""
+        """The dtype that consumers load the backbone in ("bfloat16"): as stored; of a quantised one as its config says."""
         if self.model.packed is not None:
             return activation_dtype(self.model.config, self.model.lm_head.weight.dtype)
         return NUMPY_NAMES[self.dtype or dominant_dtype(self.model.checkpoint.tensors.values())]
@@ -130,16 +128,6 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
-    if model.family.by_proof and options.dtype is not None:
-        raise RefusedError(
-            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
-            "differ. Convert without it, or cast the source first."
-        )
-    if model.packed is not None and options.dtype is not None:
-        raise RefusedError(
-            f"--dtype cannot cast a packed backbone ({model.packed.quantised.quantisation.summary}). Leave it out; "
-            "vllm serve --dtype chooses the dtype of the activations."
-        )
     files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
     note = None
@@ -161,25 +149,10 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         licence=read_licence(assets),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
-        dtype=_dtype(options.dtype),
+        dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
         warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
     )
-
-
-def activation_dtype(config: JsonObject, plain: str) -> str:
-    """The dtype that a quantised model computes in: what its config.json says, which stored dtypes do not show.
-
-    Args:
-        config: The config.json.
-        plain: The safetensors dtype of a plain tensor of the model, for a config that says nothing.
-    """
-    for part in (config, text_config(config)):
-        for key in ("dtype", "torch_dtype"):
-            name = str(part.get(key)).removeprefix("torch.")
-            if name in DTYPES:
-                return name
-    return NUMPY_NAMES[plain] if plain in DTYPES.values() else "bfloat16"
 
 
 def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str] | None = None) -> Prompt:
@@ -211,8 +184,6 @@ def on_the_fly_keys(config: JsonObject) -> list[str]:
 
 def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
     warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
-    if model.packed is not None:
-        warnings += [*model.packed.quantised.quantisation.warnings, *([f"{model.head_record}."] if model.head_record else [])]
     if not prompt.known:
         warnings.append(
             "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
@@ -303,10 +274,19 @@ def _activation(options: PlanOptions, preset: Preset | None, num_labels: int) ->
     return preset.activation if preset is not None and not options.calibrate else "sigmoid"
 
 
-def _dtype(name: str | None) -> str | None:
-    if name is not None and name not in DTYPES:
+def _dtype(name: str | None, model: Model) -> str | None:
+    if name is None:
+        return None
+    if name not in DTYPES:
         raise UsageError(f"--dtype {name!r} is unknown; expected one of: {', '.join(DTYPES)}.")
-    return DTYPES[name] if name is not None else None
+    if model.family.by_proof:
+        raise RefusedError(
+            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
+            "differ. Convert without it, or cast the source first."
+        )
+    if model.packed is not None:
+        raise cannot_cast(model.packed)
+    return DTYPES[name]
 
 
 def _softcap(cap: float, method: Method, allowed: bool) -> str:

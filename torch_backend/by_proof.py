@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from torch_backend.models import quiet
+
 WHOLE = 32  # how many prompts are compared over the whole vocabulary
 
 
@@ -56,7 +58,8 @@ def run_both(
     """
     place = torch.device({"auto": "cpu", "tpu": "cpu", "gpu": "cuda"}.get(device, device))
     try:
-        return _run_both(source, assets, output, token_ids, answers, place)
+        with quiet():
+            return _run_both(source, assets, output, token_ids, answers, place)
     except Exception as error:  # every model has code of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"transformers cannot run it ({lines[0]:.300})") from error
@@ -101,6 +104,8 @@ def _load(auto: Any, folder: Path, place: torch.device, **options: Any) -> Any:
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(problem):
             raise ValueError(f"{folder.name} loads with {problem.replace('_', ' ')}: {sorted(map(str, report[problem]))[:5]}")
+    if getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == "fp8":
+        model = model.float()  # dequantised to float32 on a CPU, with norms and embedding left as they are stored
     return model.to(place).eval()
 
 

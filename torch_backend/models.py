@@ -156,7 +156,7 @@ def to_torch(array: Array) -> torch.Tensor:
 
 
 def _load(models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
-    with _quiet():
+    with quiet():
         try:
             settings, model_class = _class_for(models, config)
             with torch.device("meta"):
@@ -222,7 +222,7 @@ def _is_embedding(name: str) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars and load reports of transformers."""
     log: Any = logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

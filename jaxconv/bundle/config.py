@@ -8,8 +8,8 @@ document), num_labels by `id2label`, `dtype` explicit (else vLLM takes float32 f
 from __future__ import annotations
 
 from jaxconv.activation import TORCH_CLASSES
-from jaxconv.json_files import JsonDict
 from jaxconv.bundle.quantisation import source_config
+from jaxconv.json_files import JsonDict
 from jaxconv.plan import ON_THE_FLY, Plan
 
 DROPPED = (*ON_THE_FLY, "auto_map", "num_labels", "problem_type", "head_dtype", "sbert_ce_default_activation_function")

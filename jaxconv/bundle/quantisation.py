@@ -43,7 +43,7 @@ def readers(plan: Plan) -> list[str]:
         return []
     lines = []
     for consumer in plan.model.packed.quantised.quantisation.consumers:
-        verdict = "reads it." if consumer.reads else "does not read it rightly."
+        verdict = "reads it." if consumer.reads else "gives wrong scores."
         lines.append(f"{LIBRARIES[consumer.name]} {verdict} {consumer.caveat}".rstrip())
     return lines
 

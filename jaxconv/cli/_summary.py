@@ -40,6 +40,8 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
     if result.output is not None:
         lines.append(f"serve       {serve_command(plan, str(result.output))}")
         if model.packed is None:
-            lines.append("            with --quantization also --quantization-config '{\"ignore\":[\"score\"]}', or the score row is "
-                         "quantised too")
+            lines.append(
+                '            with --quantization also --quantization-config \'{"ignore":["score"]}\', or the score row is '
+                "quantised too"
+            )
     return "\n".join(lines)

@@ -91,8 +91,8 @@ def _refuse_quantised(checkpoint: Checkpoint, family: Family) -> None:
     ]
     if quantised:
         raise RefusedError(
-            f"{checkpoint.path} is quantised: {_some(quantised)}; config.json has no quantization_config that says how, without "
-            f"which no reader loads it. Get the config.json of the quantised checkpoint, or plain weights in "
+            f"{checkpoint.path} is quantised: {_some(quantised)}; config.json has no quantization_config that says "
+            f"how, without which no reader loads it. Get the config.json of the quantised checkpoint, or plain weights in "
             f"{', '.join(sorted(FLOATS))}."
         )
 

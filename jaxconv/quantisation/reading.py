@@ -1,4 +1,4 @@
-"""A quantised checkpoint as the conversion, the proof and the scorers read it: checked, and plain where arithmetic is done."""
+"""A quantised checkpoint as all stages read it: checked, and plain where arithmetic is done."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, TensorRef
 from jaxconv.errors import RefusedError
-from jaxconv.families import Family, disagreement, family_for
+from jaxconv.families import Family, disagreement, family_for, text_config
 from jaxconv.json_files import JsonDict, JsonObject, read_optional_object
 from jaxconv.quantisation import Quantised, Source, check_tensors, companion_names, find_stored_head, open_quantisation
 from jaxconv.quantisation.check import PACKED, PLAIN
@@ -59,18 +59,13 @@ def quantisation_of(config: JsonObject, checkpoint: Checkpoint, assets: Path) ->
         SourceError: The configuration makes no sense.
     """
     companions = read_companions(assets)
-    spoken = [key for key in KEYS if config.get(key)] or [key for key in KEYS[:1] if _nested(config).get(key)]
+    spoken = [key for key in KEYS if config.get(key)] or [key for key in KEYS[:1] if text_config(config).get(key)]
     if spoken and not any(_is_packed(name, ref) for name, ref in checkpoint.tensors.items()):
         raise RefusedError(
-            f"config.json has {spoken[0]}, so readers expect a quantised checkpoint, and every tensor is plain. If the weights "
-            f"were dequantised or merged, remove {spoken[0]} from config.json; else get the quantised weights."
+            f"config.json has {spoken[0]}, so readers expect a quantised checkpoint, and every tensor is plain. If the "
+            f"weights were dequantised or merged, remove {spoken[0]} from config.json; else get the quantised weights."
         )
     return open_quantisation(config, Source(checkpoint.tensors, checkpoint.metadata, companions))
-
-
-def _nested(config: JsonObject) -> JsonObject:
-    nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else {}
 
 
 def _is_packed(name: str, ref: TensorRef) -> bool:
@@ -95,9 +90,7 @@ def check_packed(checkpoint: Checkpoint, quantised: Quantised, family: Family, c
     head = f"{family.head.weight.removesuffix('weight')}"
     tensors = checkpoint.tensors
     allowed = {
-        name
-        for name in tensors
-        if name.startswith(head) or family.passes_through(name) or family.is_left_out(name, config)
+        name for name in tensors if name.startswith(head) or family.passes_through(name) or family.is_left_out(name, config)
     }
     layout = check_tensors(quantised.quantisation, family.parameters(config), tensors, allowed)
     findings = {
@@ -184,6 +177,33 @@ def plain_classifier(checkpoint: Checkpoint, config: JsonObject, directory: Path
     backbone = {name: ref for name, ref in checkpoint.tensors.items() if name not in score}
     packed = check_packed(replace(checkpoint, tensors=backbone), quantised, family, config)
     return dequantised(checkpoint, packed.storages), without_quantisation(config)
+
+
+def cannot_cast(packed: PackedBackbone) -> RefusedError:
+    """The refusal of a dtype for a packed backbone.
+
+    Args:
+        packed: The backbone.
+    """
+    return RefusedError(
+        f"--dtype cannot cast a packed backbone ({packed.quantised.quantisation.summary}). Leave it out; "
+        "vllm serve --dtype chooses the dtype of the activations."
+    )
+
+
+def activation_dtype(config: JsonObject, plain: str) -> str:
+    """The dtype that a quantised model computes in: what its config.json says, which stored dtypes do not show.
+
+    Args:
+        config: The config.json.
+        plain: The safetensors dtype of a plain tensor of the model, for a config that says nothing.
+    """
+    for part in (config, text_config(config)):
+        for key in ("dtype", "torch_dtype"):
+            name = str(part.get(key)).removeprefix("torch.")
+            if name in ("float32", "bfloat16", "float16"):
+                return name
+    return NUMPY_NAMES[plain] if plain in ("F32", "BF16", "F16") else "bfloat16"
 
 
 def without_quantisation(config: JsonObject) -> JsonDict:

@@ -23,6 +23,7 @@ from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
 from jaxconv.verification.prompts import check_ends, encode
+from jaxconv.verification.quantisation import how_read
 from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
@@ -242,14 +243,7 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
     if expected.dtype is not None and scores is not None:
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
     if scores is not None and model.packed is not None:
-        scheme = model.packed.quantised.quantisation.summary
-        if scores.quantizer:
-            yield f"transformers computed the scores of both sides with its own quantizer ({scheme})."
-        else:
-            yield (
-                f"the weights ({scheme}) were dequantised by jaxconv, in float32 and tensor by tensor, for both sides; a server's "
-                "scores differ by the rounding of its activations."
-            )
+        yield how_read(model, scores.quantizer)
     if scores is not None and scores.kind == "consistency":
         yield (
             f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto and "
@@ -257,9 +251,7 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
         )
 
 
-def _scores(
-    compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str], notes: list[str]
-) -> Scores | None:
+def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str], notes: list[str]) -> Scores | None:
     """The comparison of scores, its findings added; None, and a finding, where a model cannot be run."""
     tolerance = scoring.tolerance if scoring.against_vllm is None else None
     sides = choose_sides(scoring.backend, scoring.device, compared)

@@ -73,6 +73,22 @@ def has_quantizer(model: Model) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in needs)
 
 
+def how_read(model: Model, quantizer: bool) -> str:
+    """A sentence on who made numbers of packed weights for the scores.
+
+    Args:
+        model: The source, which is quantised.
+        quantizer: Whether transformers did, with its own quantizer.
+    """
+    scheme = "" if model.packed is None else model.packed.quantised.quantisation.summary
+    if quantizer:
+        return f"transformers read the packed weights of both sides with its own quantizer ({scheme})."
+    return (
+        f"the weights ({scheme}) were dequantised by jaxconv, in float32 and tensor by tensor, for both sides; a server's "
+        "scores differ by the rounding of its activations."
+    )
+
+
 def expected_config(config: JsonObject) -> JsonDict:
     """A source's config.json with the entry that keeps `score` plain, and nothing else changed.
 
@@ -112,7 +128,8 @@ def _extended(section: JsonObject, lists: Sequence[str], default: str | None, em
 def _reaches_score(method: str, section: JsonObject) -> bool:
     """Whether a method would quantise a linear layer of that name, its list left aside."""
     if method == "modelopt":
-        inner = section.get("quantization") if isinstance(section.get("quantization"), dict) else section
+        nested = section.get("quantization")
+        inner = nested if isinstance(nested, dict) else section
         return str(inner.get("quant_algo")).upper() != "MIXED_PRECISION"  # it names the modules that it quantises
     groups = section.get("config_groups")
     if method != "compressed-tensors" or not isinstance(groups, dict):

@@ -78,7 +78,7 @@ class Compared:
         The head is never cast, so that a tied one is given apart from a cast embedding.
         """
         backbone, head = self.backbone, self.model.lm_head
-        config = without_quantisation(_without_softcap(self.model))
+        config: JsonObject = without_quantisation(_without_softcap(self.model))
         tensors = {**backbone.tensors, "lm_head.weight": head.weight.renamed("lm_head.weight")}
         if head.bias is not None:
             tensors["lm_head.bias"] = head.bias
@@ -88,7 +88,7 @@ class Compared:
 
     @property
     def classifier(self) -> tuple[Checkpoint, JsonObject]:
-        """The classifier's tensors as the safetensors library reads them, dequantised where they are packed, and its config."""
+        """The classifier's tensors as the safetensors library reads them, or dequantised, and its config."""
         tensors = {name: stored.reference(name) for name, stored in self.output.tensors.items()}
         checkpoint = Checkpoint("safetensors", str(self.output.folder), tensors)
         if self.model.packed is None:
