@@ -104,8 +104,9 @@ def _load(auto: Any, folder: Path, place: torch.device, **options: Any) -> Any:
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(problem):
             raise ValueError(f"{folder.name} loads with {problem.replace('_', ' ')}: {sorted(map(str, report[problem]))[:5]}")
-    if getattr(getattr(model.config, "quantization_config", None), "quant_method", None) == "fp8":
-        model = model.float()  # dequantised to float32 on a CPU, with norms and embedding left as they are stored
+    # Of weights that it dequantises on loading transformers leaves norms and embedding in the dtype that they are stored in.
+    if not getattr(model, "is_quantized", False):
+        model = model.float()
     return model.to(place).eval()
 
 
