@@ -20,8 +20,8 @@ from tests.support.quantised import OPTIONS, PAIRS, TOKENS, quantised_source
 # One of each way of storing weights, tied and untied, one file and shards, four families.
 SAMPLE = [
     "fp8/block_qwen3_tied_shards", "fp8/static_head_qwen3", "gptqmodel/awq_qwen2_tied",
-    "gptqmodel/gptq_activation_order_qwen3_tied", "llmcompressor/int4_group_qwen3_shards", "llmcompressor/int8_gemma_tied_shards",
-    "llmcompressor/nvfp4_weights_gemma", "modelopt/mixed_fp8_nvfp4_llama", "torchao/int8_llama_tied_shards",
+    "gptqmodel/gptq_activation_order_qwen3_tied", "llmcompressor/int4_group_qwen3_shards",
+    "llmcompressor/int8_gemma_tied_shards", "llmcompressor/nvfp4_weights_gemma", "modelopt/mixed_fp8_nvfp4_llama", "torchao/int8_llama_tied_shards",
 ]  # fmt: skip
 
 
@@ -82,7 +82,9 @@ def test_a_missing_entry_is_found(tmp_path: Path, name: str, file: str) -> None:
     source, output = converted(name, tmp_path)
     before, path = json.loads((source / file).read_text()), output / file
     now = json.loads(path.read_text())
-    path.write_text(json.dumps(before if file != "config.json" else {**now, "quantization_config": before["quantization_config"]}))
+    path.write_text(
+        json.dumps(before if file != "config.json" else {**now, "quantization_config": before["quantization_config"]})
+    )
     report = jaxconv.verify(source, output, structure_only=True)
     assert not report.passed
     assert any(("quantization_config" if file == "config.json" else file) in finding for finding in report.findings)
