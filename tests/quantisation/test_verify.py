@@ -19,10 +19,16 @@ from tests.support.quantised import OPTIONS, PAIRS, TOKENS, quantised_source
 
 # One of each way of storing weights, tied and untied, one file and shards, four families.
 SAMPLE = [
-    "fp8/block_qwen3_tied_shards", "fp8/static_head_qwen3", "gptqmodel/awq_qwen2_tied",
-    "gptqmodel/gptq_activation_order_qwen3_tied", "llmcompressor/int4_group_qwen3_shards",
-    "llmcompressor/int8_gemma_tied_shards", "llmcompressor/nvfp4_weights_gemma", "modelopt/mixed_fp8_nvfp4_llama", "torchao/int8_llama_tied_shards",
-]  # fmt: skip
+    "fp8/block_qwen3_tied_shards",
+    "fp8/static_head_qwen3",
+    "gptqmodel/awq_qwen2_tied",
+    "gptqmodel/gptq_activation_order_qwen3_tied",
+    "llmcompressor/int4_group_qwen3_shards",
+    "llmcompressor/int8_gemma_tied_shards",
+    "llmcompressor/nvfp4_weights_gemma",
+    "modelopt/mixed_fp8_nvfp4_llama",
+    "torchao/int8_llama_tied_shards",
+]
 
 
 def converted(name: str, folder: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Quantised sources that are wrong, or asked for what cannot be done: a message with finding and next step, nothing written."""
+"""Quantised sources that are wrong, or asked for what cannot be done: a message that helps, and nothing written."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ CASES = [
     Case("scale of another shape", INT8, other(f"{UP}.weight_scale", "BF16", (7, 1), 2),
          ("of another dtype or shape", f"{UP}.weight_scale is BF16 [7, 1]; expected")),
     Case("scale of another dtype", BLOCKS, other(f"{UP}.weight_scale_inv", "I32", (2, 1), 4), ("I32 [2, 1]; expected",)),
-    Case("packed words of another shape", INT4, other(f"{UP}.weight_packed", "I32", (3, 4), 4), ("weight_packed is I32 [3, 4]",)),
+    Case("packed words of another shape", INT4, other(f"{UP}.weight_packed", "I32", (3, 4), 4),
+         ("weight_packed is I32 [3, 4]",)),
     Case("missing linear", GPTQ, without(f"{UP}.qweight"), ("missing", f"{UP}.qweight")),
     Case("unexpected tensor", INT8, other(f"{UP}.lora_A", "BF16", (2, 2), 2), ("1 unexpected", f"{UP}.lora_A")),
     Case("plain weight where packed is promised", INT8, other(f"{UP}.weight", "BF16", (256, 128), 2), (UP,)),
@@ -136,17 +137,22 @@ CASES = [
     Case("mlx", INT8, replaced({"group_size": 64, "bits": 4}), ("mlx", "--dequantize")),
     Case("two companions that disagree", MODELOPT, changed("hf_quant_config.json", quant_algo="NVFP4"),
          ("hf_quant_config.json has 'NVFP4'", "config.json has 'FP8'")),
-    Case("lists that disagree", MODELOPT, changed("hf_quant_config.json", exclude_modules=[]), ("leave out different modules",)),
-    Case("packed head", INT8, tensors(packed_head), ("The head is packed", "lm_head.weight_packed", 'with "lm_head" left out')),
-    Case("head in 8 bits without a scale", STATIC, without("lm_head.weight_scale"), ("lm_head.weight is F8_E4M3 and has no scale",)),
+    Case("lists that disagree", MODELOPT, changed("hf_quant_config.json", exclude_modules=[]),
+         ("leave out different modules",)),
+    Case("packed head", INT8, tensors(packed_head),
+         ("The head is packed", "lm_head.weight_packed", 'with "lm_head" left out')),
+    Case("head in 8 bits without a scale", STATIC, without("lm_head.weight_scale"),
+         ("lm_head.weight is F8_E4M3 and has no scale",)),
     Case("truncated file", INT4, cut, ("truncated", "ownload")),
     Case("plain tensors", INT8, tensors(plain), ("every tensor is plain", "remove quantization_config from config.json")),
     Case("no configuration", INT8, replaced(None), ("is quantised", "no quantization_config", "Get the config.json")),
-    Case("another scheme than the tensors", INT8, replaced({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}),
+    Case("another scheme than the tensors", INT8,
+         replaced({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}),
          ("belong together",)),
     Case("torchao without metadata", TORCHAO, tensors(lambda stored: None, metadata=False), ("no metadata of torchao",)),
     Case("mixed schemes", INT8, changed(config_groups={"a": 1}), ("quantization_config has 1 as a; expected an object",)),
-    Case("dtype", INT8, nothing, ("--dtype cannot cast a packed backbone", "int8 per channel", "Leave it out"), (("dtype", "float32"),)),
+    Case("dtype", INT8, nothing,
+         ("--dtype cannot cast a packed backbone", "int8 per channel", "Leave it out"), (("dtype", "float32"),)),
     Case("adapter", INT8, nothing, ("--adapter cannot be merged into a packed backbone", "Merge it into the original"),
          (("adapter", "adapter"),)),
 ]  # fmt: skip
