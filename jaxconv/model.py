@@ -25,6 +25,7 @@ from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
 from jaxconv.quantisation import Quantised
+from jaxconv.quantisation.jax_trees import refuse_quantised_tree
 from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisation_of, with_plain_head
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
@@ -109,6 +110,7 @@ def read_model(
     config = read_config(source)
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
+    refuse_quantised_tree(opened)
     quantised = quantisation_of(config, opened, source.assets)
     layout, checkpoint = to_hf(opened, text_config(config), options.layout)
     family = family.spelled_as(checkpoint.tensors)

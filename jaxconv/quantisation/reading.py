@@ -59,13 +59,22 @@ def quantisation_of(config: JsonObject, checkpoint: Checkpoint, assets: Path) ->
         SourceError: The configuration makes no sense.
     """
     companions = read_companions(assets)
-    spoken = [key for key in KEYS if config.get(key)] or [key for key in KEYS[:1] if text_config(config).get(key)]
-    if spoken and not any(_is_packed(name, ref) for name, ref in checkpoint.tensors.items()):
-        raise RefusedError(
-            f"config.json has {spoken[0]}, so readers expect a quantised checkpoint, and every tensor is plain. If the "
-            f"weights were dequantised or merged, remove {spoken[0]} from config.json; else get the quantised weights."
-        )
+    if not any(_is_packed(name, ref) for name, ref in checkpoint.tensors.items()):
+        _refuse_plain(config, companions)
+        return None
     return open_quantisation(config, Source(checkpoint.tensors, checkpoint.metadata, companions))
+
+
+def _refuse_plain(config: JsonObject, companions: Mapping[str, JsonObject]) -> None:
+    """Raises `RefusedError` where something says quantised of tensors that are all plain."""
+    keys = [key for key in KEYS if config.get(key)] or [key for key in KEYS[:1] if text_config(config).get(key)]
+    if keys or companions:
+        found = f"config.json has {keys[0]}" if keys else f"{next(iter(companions))} lies beside config.json"
+        remedy = f"remove {keys[0]} from config.json" if keys else "remove that file"
+        raise RefusedError(
+            f"{found}, so readers expect a quantised checkpoint, and every tensor is plain. If the weights were dequantised "
+            f"or merged, {remedy}; else get the quantised weights."
+        )
 
 
 def _is_packed(name: str, ref: TensorRef) -> bool:

@@ -112,6 +112,13 @@ def nothing(source: Path) -> None:
     """The source as it is."""
 
 
+def stray(source: Path) -> None:
+    """Plain tensors, no configuration, and a companion that is left over."""
+    tensors(plain)(source)
+    replaced(None)(source)
+    (source / "quantize_config.json").write_text("{}")
+
+
 def packed_head(stored: Tensors) -> None:
     """The head in words instead of numbers."""
     del stored["lm_head.weight"]
@@ -145,6 +152,7 @@ CASES = [
          ("lm_head.weight is F8_E4M3 and has no scale",)),
     Case("truncated file", INT4, cut, ("truncated", "ownload")),
     Case("plain tensors", INT8, tensors(plain), ("every tensor is plain", "remove quantization_config from config.json")),
+    Case("a companion of plain tensors", INT8, stray, ("quantize_config.json lies beside", "remove that file")),
     Case("no configuration", INT8, replaced(None), ("is quantised", "no quantization_config", "Get the config.json")),
     Case("another scheme than the tensors", INT8,
          replaced({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}),
