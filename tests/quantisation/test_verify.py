@@ -15,6 +15,7 @@ from safetensors import safe_open
 import jaxconv
 from jaxconv.verification.quantisation import expected_config
 from tests.foreign.quantised.cases import readable, unpack
+from tests.support.answering import answering
 from tests.support.quantised import OPTIONS, PAIRS, TOKENS, quantised_source
 
 # One of each way of storing weights, tied and untied, one file and shards, four families.
@@ -104,6 +105,21 @@ def test_an_entry_that_must_not_be_there_is_found(tmp_path: Path) -> None:
     config["quantization_config"]["modules_to_not_convert"] = ["score"]
     (output / "config.json").write_text(json.dumps(config))
     assert any("quantization_config" in finding for finding in jaxconv.verify(source, output, structure_only=True).findings)
+
+
+@pytest.mark.parametrize(("off", "passes"), [(0.0, True), (0.01, True), (1.0, False)])
+def test_a_server_is_held_to_half_precision(tmp_path: Path, off: float, passes: bool) -> None:
+    """Servers round activations of packed models, so the tolerance is a share of the largest score, and says so."""
+    source, output = converted("llmcompressor/int4_channel_gemma", tmp_path)
+    local = jaxconv.load(output, backend="torch", device="cpu").score_pairs(PAIRS, raw=True)
+    models = {"data": [{"id": "model", "root": str(output), "parent": None, "max_model_len": 512}]}
+    shift = off * max(1.0, *map(abs, local))
+    scores = {"data": [{"index": index, "score": score + shift} for index, score in enumerate(local)]}
+    with answering(models, lambda body: scores) as (url, _):
+        report = jaxconv.verify(source, output, pairs=PAIRS, backend="torch", against_vllm=url)
+    assert report.vllm is not None and report.vllm.tolerance == pytest.approx(0.05 * max(1.0, *map(abs, local)), rel=1e-3)
+    assert "activations" in report.vllm.tolerance_reason
+    assert report.passed is passes, report.findings
 
 
 def flip(path: Path, name: str) -> None:
