@@ -13,21 +13,36 @@ from jaxconv.json_files import read_json
 from jaxconv.presets import Preset, for_hub_id, get
 from jaxconv.presets.recorded_prompt import has_logit_score
 from jaxconv.sources import Source
+from jaxconv.sources.card import read_base_model
 from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 
 
-def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | None]:
-    """The preset and how it was found. Raises `RefusedError` for one that is known not to convert."""
+def detect(source: Source, preset: str | None, *, derived: bool = False) -> tuple[Preset | None, str | None]:
+    """The preset and how it was found.
+
+    Args:
+        source: The source.
+        preset: The preset that the caller names.
+        derived: Whether the source holds the weights of another model in another form, as a quantised one does. Then the
+            `base_model` in the header of its card names the reranker.
+
+    Raises:
+        RefusedError: The preset is known not to convert.
+    """
     if preset is not None:
         found, origin = get(preset), "--preset"
     else:
         hub_id = source.hub_id or source.base_id
         by_id = for_hub_id(hub_id) if hub_id else None
+        origin = f"hub id {hub_id}"
+        base = read_base_model(source.assets) if derived and by_id is None else None
+        if base is not None:
+            by_id, origin = for_hub_id(base), f"base_model {base} of the source's card"
         if by_id is None:
             return None, None
-        found, origin = by_id, f"hub id {hub_id}"
+        found = by_id
     if found.refusal:
         raise RefusedError(f"{source.name} ({found.name}) cannot be converted: {found.refusal} {found.alternative or ''}")
     return found, origin

@@ -39,6 +39,10 @@ ASSETS = (
     AssetPattern("preprocessor_config.json", copy=True),
     AssetPattern("video_preprocessor_config.json", copy=True),
     AssetPattern("processor_config.json", copy=True),
+    # What stands beside config.json about quantisation; where it lists plain modules, the output's copy names `score` too.
+    AssetPattern("hf_quant_config.json", copy=True),
+    AssetPattern("quantize_config.json", copy=True),
+    AssetPattern("quant_config.json", copy=True),
     AssetPattern("LICENSE*", copy=True),
     AssetPattern("NOTICE*", copy=True),
     # The record of sentence-transformers: read, and written anew for the classifier.
