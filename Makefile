@@ -39,6 +39,7 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.verification
 	$(VENV)/bin/python -m benchmarks.scoring
 	$(VENV)/bin/python -m benchmarks.flax_sources
+	$(VENV)/bin/python -m benchmarks.quantised
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python -m tests.fuzz --seconds $(SECONDS)

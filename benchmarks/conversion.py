@@ -37,8 +37,6 @@ model.save_pretrained(output)
 
 def make_source(folder: Path, size_gb: float) -> None:
     """Writes the checkpoint in two shards, a chunk at a time; `size_gb` scales the number of layers."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     layers = max(1, round(36 * size_gb / 8))
     config = {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 2560, "head_dim": 128,
@@ -49,7 +47,7 @@ def make_source(folder: Path, size_gb: float) -> None:
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = family_for(config).expected(config)
+    shapes = {name: parameter.shape for name, parameter in family_for(config).parameters(config).items()}
     names, total = list(shapes), sum(2 * int(np.prod(shape)) for shape in shapes.values())
     shards: list[list[str]] = [[], []]
     filled = 0
@@ -63,6 +61,13 @@ def make_source(folder: Path, size_gb: float) -> None:
         _write(folder / file, {name: shapes[name] for name in shard}, random)
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_tokenizer(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of a thousand words, "no" and "yes" among them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
     vocabulary = {"no": 0, "yes": 1, "<|end|>": 2, "<unk>": 3, **{f"word{i}": i for i in range(4, 1000)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

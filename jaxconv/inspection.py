@@ -42,7 +42,8 @@ class TransformDescription(TypedDict):
 
 
 class Description(TypedDict):
-    """What `inspect` returns. A key that a refusal leaves open is None or empty; without one `prompt` is there."""
+    """What `inspect` returns. A key that a refusal leaves open is None or empty; without one `prompt` is there, and of a
+    quantised source `quantisation`."""
 
     source: str
     format: str | None
@@ -61,6 +62,7 @@ class Description(TypedDict):
     convertible: bool
     refusals: list[str]
     warnings: list[str]
+    quantisation: NotRequired[str]
     prompt: NotRequired[str]
 
 
@@ -117,7 +119,8 @@ def inspect(
         A JSON-ready dict with the keys `source`, `format`, `layout`, `model_type`, `architecture`,
         `target_architecture`, `num_parameters`, `bytes`, `dtype`, `lm_head` (`tensor`, `tied`, `shape`, `bias`),
         `logit_transform` (`scale`, `bias`, `softcap`), `preset`, `method`, `tokens` (`text`, `id`), `convertible`,
-        `refusals`, `warnings` and, if convertible, `prompt`: the prompt rendered with an example pair.
+        `refusals`, `warnings`, of a quantised source `quantisation` (the scheme in words) and, if convertible, `prompt`: the
+        prompt rendered with an example pair.
 
     Raises:
         SourceError: The source does not exist or is damaged.
@@ -184,7 +187,7 @@ def _unread(source: Source) -> Description:
 def describe(model: Model) -> Description:
     """A `model` as `inspect` describes it, nothing decided."""
     head, transform = model.lm_head, model.transform
-    return {
+    description: Description = {
         **_unread(model.source),
         "format": model.format,
         "layout": model.layout,
@@ -202,6 +205,9 @@ def describe(model: Model) -> Description:
         },
         "logit_transform": {"scale": transform.scale, "bias": transform.bias, "softcap": transform.softcap},
     }
+    if model.packed is not None:
+        description["quantisation"] = model.packed.quantised.quantisation.summary
+    return description
 
 
 def describe_plan(plan: Plan) -> Description:

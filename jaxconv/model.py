@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
-from jaxconv.errors import SourceError
+from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families import (
     Family,
     LmHead,
@@ -26,6 +26,9 @@ from jaxconv.families import (
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
+from jaxconv.quantisation import Quantised
+from jaxconv.quantisation.jax_trees import refuse_quantised_tree
+from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisation_of, with_plain_head
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 
@@ -62,6 +65,8 @@ class Model:
         nbytes: Bytes of all stored tensors, the head included.
         dtype: The safetensors dtype name that most of these bytes have.
         adapter: The adapter that is merged into the checkpoint.
+        packed: How the backbone is quantised; None for a plain one.
+        head_record: How the rows of a head in 8 bits come about; empty for a plain head.
     """
 
     source: Source
@@ -76,6 +81,8 @@ class Model:
     nbytes: int
     dtype: str
     adapter: Adapter | None = None
+    packed: PackedBackbone | None = None
+    head_record: str = ""
 
 
 def read_config(source: Source) -> JsonObject:
@@ -105,20 +112,27 @@ def read_model(
     config = read_config(source)
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
+    refuse_quantised_tree(opened)
+    quantised = quantisation_of(config, opened, source.assets)
     layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout)
     family = family.spelled_as(checkpoint.tensors)
+    if quantised is not None:
+        _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = checkpoint.tensors.values()
-    backbone = set(check_backbone(checkpoint, family, config))
+    packed = None if quantised is None else check_packed(checkpoint, quantised, family, config)
+    backbone = set(check_backbone(checkpoint, family, config) if packed is None else packed.tensors)
     adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
     if adapter is not None:
         checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
-    lm_head = find_lm_head(checkpoint, family, config, compare=compare_heads)
+    with_head, head_record = (checkpoint, "") if packed is None else with_plain_head(checkpoint, family)
+    lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
+    notes = [] if quantised is None else [*quantised.quantisation.warnings, *([f"{head_record}."] if head_record else [])]
     return Model(
         source=source,
-        checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)),
         format=opened.format,
         layout=layout,
         config=config,
@@ -129,4 +143,25 @@ def read_model(
         nbytes=sum(ref.nbytes for ref in stored),
         dtype=dominant_dtype(stored),
         adapter=adapter,
+        packed=packed,
+        head_record=head_record,
     )
+
+
+def _check_can_pass_through(quantised: Quantised, family: Family, options: ReadOptions, *, unchanged: bool) -> None:
+    """Raises `RefusedError` for what a packed backbone cannot go through."""
+    if options.adapter is not None:
+        raise RefusedError(
+            f"--adapter cannot be merged into a packed backbone ({quantised.quantisation.summary}): the sum would have to be "
+            "quantised again. Merge it into the original model, convert that, and quantise the result with score left out."
+        )
+    if family.by_proof:
+        raise RefusedError(
+            f"{family.architecture} has no table in jaxconv, and a quantised source ({quantised.quantisation.summary}) is "
+            "checked by one. Convert the original model, then quantise the result with score left out."
+        )
+    if not unchanged:
+        raise RefusedError(
+            "the tensors of the quantised source do not have the names of the causal LM's class, and the lists in "
+            "quantization_config go by names. Save it with AutoModelForCausalLM first, or convert the original model."
+        )

@@ -19,6 +19,7 @@ from jaxconv.model import Model
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
 from jaxconv.presets.recorded_prompt import recorded_prompt
+from jaxconv.quantisation.reading import activation_dtype, cannot_cast
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.text.pad_token import PadToken
@@ -34,10 +35,7 @@ ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a caller may choose about the result; the names are those of the command line.
-
-    `template` is the text of the template, not its path.
-    """
+    """What a caller may choose about the result, named as on the command line. `template` is a text, not a path."""
 
     preset: str | None = None
     method: str | None = None
@@ -105,7 +103,9 @@ class Plan:
 
     @property
     def output_dtype(self) -> str:
-        """The name of the backbone's dtype in the output ("bfloat16")."""
+        """The dtype that consumers load the backbone in ("bfloat16"): as stored; of a quantised one as its config says."""
+        if self.model.packed is not None:
+            return activation_dtype(self.model.config, self.model.lm_head.weight.dtype)
         return NUMPY_NAMES[self.dtype or dominant_dtype(self.model.checkpoint.tensors.values())]
 
 
@@ -120,7 +120,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         JaxconvError: The conversion would not be exact, or an option does not fit.
     """
     assets = model.source.assets
-    preset, origin = detect(model.source, options.preset)
+    preset, origin = detect(model.source, options.preset, derived=model.packed is not None)
     vocabulary = Vocabulary(assets)
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         preset, origin = recorded(model.source, vocabulary)
@@ -128,11 +128,6 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
-    if model.family.by_proof and options.dtype is not None:
-        raise RefusedError(
-            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
-            "differ. Convert without it, or cast the source first."
-        )
     files = read_copied(assets)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
     note = None
@@ -154,7 +149,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         licence=read_licence(assets),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
-        dtype=_dtype(options.dtype),
+        dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
         warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
     )
@@ -279,10 +274,19 @@ def _activation(options: PlanOptions, preset: Preset | None, num_labels: int) ->
     return preset.activation if preset is not None and not options.calibrate else "sigmoid"
 
 
-def _dtype(name: str | None) -> str | None:
-    if name is not None and name not in DTYPES:
+def _dtype(name: str | None, model: Model) -> str | None:
+    if name is None:
+        return None
+    if name not in DTYPES:
         raise UsageError(f"--dtype {name!r} is unknown; expected one of: {', '.join(DTYPES)}.")
-    return DTYPES[name] if name is not None else None
+    if model.family.by_proof:
+        raise RefusedError(
+            f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "
+            "differ. Convert without it, or cast the source first."
+        )
+    if model.packed is not None:
+        raise cannot_cast(model.packed)
+    return DTYPES[name]
 
 
 def _softcap(cap: float, method: Method, allowed: bool) -> str:

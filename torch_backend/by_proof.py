@@ -104,6 +104,9 @@ def _load(side: str, auto: Any, folder: Path, place: torch.device, **options: An
         if report.get(problem):
             tensors = ", ".join(sorted(map(str, report[problem]))[:5])
             raise ValueError(f"{side} loads with {problem.replace('_', ' ')}: {tensors}")
+    # Of weights that it dequantises on loading transformers leaves norms and embedding in the dtype that they are stored in.
+    if not getattr(model, "is_quantized", False):
+        model = model.float()
     return model.to(place).eval()
 
 

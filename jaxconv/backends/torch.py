@@ -13,6 +13,7 @@ from jaxconv.checkpoint import Array, Checkpoint, mapped
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.models.token_ids import check_token_ids
+from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class TorchBackend:
             raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
         config = read_object(directory / "config.json", "the model's configuration")
         checkpoint = open_checkpoint(directory)
-        readers = _readers(checkpoint)
-        if "score.weight" not in readers:
+        if "score.weight" not in checkpoint.tensors:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
+        checkpoint, config = plain_classifier(checkpoint, config, directory)
+        readers = _readers(checkpoint)
         bias = readers.pop("score.bias", None)
         with _errors(directory):
             model = TorchClassifier(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxconv.bundle.card import CARD_NAME, card
 from jaxconv.bundle.config import output_config
 from jaxconv.bundle.provenance import PROVENANCE, provenance
+from jaxconv.bundle.quantisation import companion_files
 from jaxconv.bundle.sentence_transformers import sentence_transformers_files
 from jaxconv.bundle.tokenizer import tokenizer_files
 from jaxconv.head import ScoreHead
@@ -33,6 +34,7 @@ def files(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[st
     return {
         **index_file(weights),
         **tokenizer_files(plan),
+        **companion_files(plan),
         TEMPLATE_NAME: plan.prompt.template.encode(),
         **sentence_transformers_files(plan),
         CARD_NAME: card(plan).encode(),

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from jaxconv.bundle.quantisation import ONLINE, readers, transformers_reads
 from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
 from jaxconv.plan import Plan
 from jaxconv.text.prompt import TEMPLATE_NAME
@@ -35,7 +36,7 @@ row was computed in float32 from the stored LM-head rows and is stored as F32.
 
 {requests}
 vLLM reads the activation from `config.json`. Without the template the scores are near random.{serving}
-{local}"""
+{quantisation}{local}"""
 
 # vLLM mounts /score and /rerank for heads of one label, /classify for all.
 RANKING = """\
@@ -107,6 +108,12 @@ NO_TRANSFORMERS = """
 transformers has no class `{architecture}`, so neither it nor CrossEncoder can load this folder; vLLM makes the class itself.
 """
 
+WRONG_IN_TRANSFORMERS = """
+## transformers and sentence-transformers
+
+Neither transformers nor CrossEncoder gives the right scores from this folder: transformers does not read its quantisation.
+"""
+
 JAXCONV = """
 ## jaxconv
 
@@ -126,12 +133,17 @@ def card(plan: Plan) -> str:
     """
     source = plan.model.source.hub_id
     notes = [f"- Note: {_prose(warning)}\n" for warning in plan.warnings]
+    if plan.model.packed is not None:
+        notes.append(f"- Quantisation: {_prose(plan.model.packed.quantised.quantisation.summary)}\n")
+        notes += [f"- Reader: {_prose(line)}\n" for line in readers(plan)]
     if plan.calibration.bias and plan.model.family.transformers_seq_cls:
         notes.append(
             f"- Note: vLLM and jaxconv add `score.bias` ({plan.calibration.bias:g}); transformers' classes and CrossEncoder "
             "leave it out, which keeps the order and shifts the values. The transformers block below adds it.\n"
         )
     local = TRANSFORMERS if plan.model.family.transformers_seq_cls else NO_TRANSFORMERS
+    if plan.model.family.transformers_seq_cls and not transformers_reads(plan):
+        local = WRONG_IN_TRANSFORMERS
     values = {"architecture": plan.model.family.target_architecture, "template": NAME, "score": _score(plan)}
     # `jaxconv score` prints one score a pair, so it takes heads of one label only.
     blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
@@ -142,6 +154,7 @@ def card(plan: Plan) -> str:
         requests=RANKING if plan.num_labels == 1 else LABELS,
         serve=serve_command(plan, "."),
         serving=_serving(plan),
+        quantisation=f"\n{ONLINE}\n" if plan.model.packed is None else "",
         local=blocks,
         architecture=values["architecture"],
         source=source or "a local checkpoint",
@@ -159,14 +172,16 @@ def card(plan: Plan) -> str:
 def serve_command(plan: Plan, folder: str) -> str:
     """The command that serves an output.
 
-    vLLM would run a float32 checkpoint in float16 unless it is told not to.
+    vLLM would run a float32 checkpoint in float16 unless it is told not to; most quantised ones it runs in nothing else.
 
     Args:
         plan: The plan of the conversion.
         folder: The output directory; "." in its own card.
     """
     template = TEMPLATE_NAME if folder == "." else f"{folder}/{TEMPLATE_NAME}"
-    dtype = " --dtype float32" if plan.output_dtype == "float32" else ""
+    packed = plan.model.packed
+    takes_float32 = packed is None or "float32" in packed.quantised.serving_dtypes
+    dtype = " --dtype float32" if plan.output_dtype == "float32" and takes_float32 else ""
     return f"vllm serve {shlex.quote(folder)} --runner pooling{dtype} --chat-template {shlex.quote(template)}"
 
 

@@ -8,6 +8,7 @@ document), num_labels by `id2label`, `dtype` explicit (else vLLM takes float32 f
 from __future__ import annotations
 
 from jaxconv.activation import TORCH_CLASSES
+from jaxconv.bundle.quantisation import source_config
 from jaxconv.json_files import JsonDict
 from jaxconv.plan import ON_THE_FLY, Plan
 
@@ -19,7 +20,7 @@ def output_config(plan: Plan) -> JsonDict:
     labels = [f"LABEL_{number}" for number in range(plan.num_labels)]
     if plan.method == "no_post_processing" and plan.num_labels > 1:
         labels = [token.text for token in plan.tokens]
-    config = {key: value for key, value in plan.model.config.items() if key not in DROPPED}
+    config = {key: value for key, value in source_config(plan).items() if key not in DROPPED}
     config.update(
         architectures=[plan.model.family.target_architecture],
         id2label={str(number): label for number, label in enumerate(labels)},

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from jaxconv.bundle.quantisation import quantisation_record
 from jaxconv.head import ScoreHead
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.plan import Plan
@@ -34,6 +35,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "architecture": model.family.target_architecture,
         **({"family": "by proof"} if model.family.by_proof else {}),
         **_adapter(plan),
+        **quantisation_record(plan),
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
         "logit_transform": {"scale": transform.scale, "bias": transform.bias, "softcap": transform.softcap},

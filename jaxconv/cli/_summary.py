@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxconv.bundle.card import serve_command
+from jaxconv.bundle.quantisation import readers
 from jaxconv.cli._output import human_bytes
 from jaxconv.conversion import ConversionResult
 
@@ -25,6 +26,9 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
     if plan.dtype is not None:
         stored = sorted({ref.dtype for ref in model.checkpoint.tensors.values()} - {plan.dtype})
         lines.append(f"dtype       backbone cast from {', '.join(stored) or plan.dtype} to {plan.dtype}; the head stays F32")
+    if model.packed is not None:
+        lines.append(f"quantised   {model.packed.quantised.quantisation.summary}; the backbone is copied bit for bit")
+        lines += [f"reader      {line}" for line in readers(plan)]
     if plan.pad_token is not None and plan.pad_token.added:
         lines.append(f"pad token   {plan.pad_token.text!r} ({plan.pad_token.id}) added: the tokenizer had none")
     if copy_mode != "copy" and "copy" in result.files.values():
@@ -35,4 +39,9 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
     lines += [f"warning     {warning}" for warning in plan.warnings]
     if result.output is not None:
         lines.append(f"serve       {serve_command(plan, str(result.output))}")
+        if model.packed is None:
+            lines.append(
+                '            with --quantization also --quantization-config \'{"ignore":["score"]}\', or the score row is '
+                "quantised too"
+            )
     return "\n".join(lines)

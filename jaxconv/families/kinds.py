@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from jaxconv.families.parameter import Parameter
+
+# Routers of experts: no loader quantises them, whatever a list of targets says.
+ROUTER = re.compile(r"(.*\.)?(mlp|block_sparse_moe|feed_forward|ffn|moe)\.(gate|router)\.weight")
 
 
 def parameter(name: str, shape: tuple[int, ...], embeddings: frozenset[str]) -> Parameter:
@@ -18,4 +23,6 @@ def parameter(name: str, shape: tuple[int, ...], embeddings: frozenset[str]) -> 
     module = name.rpartition(".")[0]
     if any("norm" in part for part in module.split(".")[-3:]):
         return Parameter(shape, "norm")
+    if ROUTER.fullmatch(name):
+        return Parameter(shape, "other")
     return Parameter(shape, "linear" if len(shape) == 2 and name.endswith(".weight") else "other")

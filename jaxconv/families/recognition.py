@@ -1,4 +1,4 @@
-"""Config -> family, by the table or by structure, or the reason why there is none."""
+"""Config -> family, by the table or by structure, or the reason why it is refused."""
 
 from __future__ import annotations
 
@@ -55,12 +55,6 @@ def _refuse(config: JsonObject, architecture: object) -> None:
     for name in (architecture, model_type, config.get("model_type")):
         if isinstance(name, str) and name in REFUSED:
             raise RefusedError(f"{name} cannot be converted exactly: {REFUSED[name]}.")
-    if config.get("quantization_config") or text.get("quantization_config"):
-        raise RefusedError(
-            "the source is quantised (config.json has quantization_config); expected plain weights. "
-            "Convert the original model, then quantise the result without its score layer. If the tensors are plain (a "
-            "merged model keeps the key), remove quantization_config from config.json."
-        )
     if _bidirectional(text) or _bidirectional(config) or "Bidirectional" in str(architecture):
         raise RefusedError(
             f"the source is bidirectional ({architecture}, see is_causal and use_bidirectional_attention in "

@@ -54,25 +54,37 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: JsonObject) -
         known = name in expected or name in allowed
         return known or family.passes_through(name) or family.is_left_out(name, config)
 
-    findings = [
-        f"{len(names)} {word} ({_some(names)})"
-        for word, names in (
-            ("missing", [name for name in expected if name not in tensors]),
-            ("unexpected", [name for name in tensors if not has_a_place(name)]),
-            ("of another shape", [
-                f"{name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
-                for name, parameter in expected.items()
-                if name in tensors and tensors[name].shape != parameter.shape
-            ]),
-        )
-        if names
-    ]  # fmt: skip
-    if findings:
-        raise SourceError(
-            f"{checkpoint.path}: config.json ({family.model_type}) and the tensors disagree: {'; '.join(findings)}. "
-            f"{_other_model(tensors, head, text_config(config))}Check that config.json and weights belong together."
-        )
+    findings = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if not has_a_place(name)],
+        "of another shape": [
+            f"{name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
+            for name, parameter in expected.items()
+            if name in tensors and tensors[name].shape != parameter.shape
+        ],
+    }
+    if any(findings.values()):
+        raise disagreement(checkpoint, family, config, findings)
     return tuple(name for name in tensors if name in expected or family.passes_through(name))
+
+
+def disagreement(
+    checkpoint: Checkpoint, family: Family, config: JsonObject, findings: Mapping[str, Sequence[str]]
+) -> SourceError:
+    """The error of a config.json and tensors that do not belong together.
+
+    Args:
+        checkpoint: The tensors.
+        family: The family.
+        config: The config.json.
+        findings: What is wrong ("missing", "unexpected") and the tensors, of which the first are named.
+    """
+    listed = "; ".join(f"{len(names)} {word} ({_some(names)})" for word, names in findings.items() if names)
+    return SourceError(
+        f"{checkpoint.path}: config.json ({family.model_type}) and the tensors disagree: {listed}. "
+        f"{_other_model(checkpoint.tensors, family.head, text_config(config))}Check that config.json and weights belong "
+        "together."
+    )
 
 
 def _refuse_quantised(checkpoint: Checkpoint, family: Family) -> None:
@@ -84,8 +96,9 @@ def _refuse_quantised(checkpoint: Checkpoint, family: Family) -> None:
     ]
     if quantised:
         raise RefusedError(
-            f"{checkpoint.path} is quantised: {_some(quantised)}; expected plain weights in "
-            f"{', '.join(sorted(FLOATS))}. Convert the original model, then quantise the result without its score layer."
+            f"{checkpoint.path} is quantised: {_some(quantised)}; config.json has no quantization_config that says "
+            f"how, without which no reader loads it. Get the config.json of the quantised checkpoint, or plain weights in "
+            f"{', '.join(sorted(FLOATS))}."
         )
 
 

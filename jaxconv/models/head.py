@@ -19,6 +19,7 @@ from jaxconv.models.batching import Batcher
 from jaxconv.models.decoder import Decoder, precision
 from jaxconv.models.loading import load_decoder
 from jaxconv.models.token_ids import check_token_ids
+from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
 
 
@@ -74,6 +75,7 @@ class JaxClassifier:
         weight, bias = (checkpoint.tensors.get(f"score.{name}") for name in ("weight", "bias"))
         if weight is None:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
+        checkpoint, config = plain_classifier(checkpoint, config, directory)
         self.decoder = load_decoder(checkpoint, config, dtype=dtype, mesh=mesh, device=device)
         rows = [self.decoder.place(ref.read().astype(np.float32)) for ref in (weight, bias) if ref is not None]
         self.vocabulary_size = self.decoder.vocabulary_size

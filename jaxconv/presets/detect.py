@@ -13,17 +13,20 @@ from jaxconv.json_files import read_json
 from jaxconv.presets import Preset, for_hub_id, get
 from jaxconv.presets.recorded_prompt import has_logit_score
 from jaxconv.sources import Source
+from jaxconv.sources.card import read_base_model
 from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 
 
-def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | None]:
+def detect(source: Source, preset: str | None, *, derived: bool = False) -> tuple[Preset | None, str | None]:
     """The preset of a source, and how it was identified; None and None if there is none.
 
     Args:
         source: The source, with its hub id and that of its base model.
         preset: The name that the caller gave; it wins over the hub id.
+        derived: Whether the source holds the weights of another model in another form, as a quantised one does. Then the
+            `base_model` in the header of its card names the reranker.
 
     Raises:
         UsageError: No preset has that name.
@@ -34,9 +37,13 @@ def detect(source: Source, preset: str | None) -> tuple[Preset | None, str | Non
     else:
         hub_id = source.hub_id or source.base_id
         by_id = for_hub_id(hub_id) if hub_id else None
+        origin = f"hub id {hub_id}"
+        base = read_base_model(source.assets) if derived and by_id is None else None
+        if base is not None:
+            by_id, origin = for_hub_id(base), f"base_model {base} of the source's card"
         if by_id is None:
             return None, None
-        entry, origin = by_id, f"hub id {hub_id}"
+        entry = by_id
     if entry.refusal:
         raise RefusedError(f"{source.name} ({entry.name}) cannot be converted: {entry.refusal} {entry.alternative or ''}")
     return entry, origin

@@ -55,9 +55,10 @@ Path_ = tuple[str, ...]
 
 
 def scan(path: Path) -> dict[Path_, StoredArray | None]:
-    """Every leaf of the file's tree by its path of keys; None for a leaf that is not an array (a step number, say).
+    """Every leaf of the tree in the file at `path`, by its path of keys; None for a leaf that is not an array (a step, say).
 
-    Raises `SourceError` for anything that is not a whole msgpack map of such leaves.
+    Raises:
+        SourceError: The file is not a whole msgpack map of such leaves.
     """
     size = path.stat().st_size
     if size == 0:
@@ -76,7 +77,7 @@ def scan(path: Path) -> dict[Path_, StoredArray | None]:
 
 
 def looks_like_msgpack(path: Path) -> bool:
-    """Whether the file begins with a map whose first key is a string."""
+    """Whether the file at `path` begins with a map whose first key is a string."""
     with path.open("rb") as file:
         head = file.read(6)
     if not head:

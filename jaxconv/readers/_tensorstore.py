@@ -1,4 +1,4 @@
-"""Arrays that TensorStore opens: zarr and zarr3, one folder each or inside an OCDBT database, local or by URI."""
+"""Arrays that TensorStore opens: zarr and zarr3, one directory each or inside an OCDBT database, local or by URI."""
 
 from __future__ import annotations
 
@@ -30,11 +30,15 @@ class Location:
         return str(self.root)
 
     def child(self, name: str) -> Location:
-        """A directory below this one."""
+        """The directory `name` below this one."""
         return Location(self.root / name if isinstance(self.root, Path) else f"{self.root}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a file, or None if it does not exist. Raises `SourceError` if the store cannot be reached."""
+        """The bytes of the file `name` in this directory, or None if it does not exist.
+
+        Raises:
+            SourceError: The store cannot be reached.
+        """
         if isinstance(self.root, Path):
             return (self.root / name).read_bytes() if (self.root / name).is_file() else None
         try:
@@ -54,7 +58,7 @@ class Location:
         return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
 
     def kvstore(self, path: str = "") -> dict[str, Any] | str:
-        """The directory, or one below it, as a TensorStore key-value store."""
+        """This directory, or the one at `path` below it, as a TensorStore key-value store."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
         return _remote(f"{self.root}/{path}")
@@ -80,13 +84,25 @@ def _context() -> Any:
 
 
 def require(where: Location) -> None:
-    """Raises `SourceError` with the pip command if TensorStore is not installed."""
+    """Checks that TensorStore is installed to read `where`.
+
+    Raises:
+        SourceError: It is not; the message has the pip command.
+    """
     if importlib.util.find_spec("tensorstore") is None:
         raise SourceError(f"{where} needs tensorstore to be read. Install it with: pip install 'jaxconv[orbax]'")
 
 
 def check_inside(path: str, where: str) -> str:
-    """Returns the path if it stays within its directory, else raises `SourceError`."""
+    """The path, once it is known to stay within its directory.
+
+    Args:
+        path: A relative path that a checkpoint names, with slashes.
+        where: The file that names it, for the message.
+
+    Raises:
+        SourceError: The path leads elsewhere.
+    """
     parts = path.split("/")
     odd = "\0" in path or "\\" in path or any(part in ("", ".", "..") or len(part) > MAX_PART for part in parts)
     if odd:
@@ -98,7 +114,15 @@ def check_inside(path: str, where: str) -> str:
 
 
 def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, TensorRef]:
-    """References to the arrays of TensorStore specs, by name. Raises `SourceError` if one does not open."""
+    """References to the arrays of TensorStore specs, by name.
+
+    Args:
+        specs: Name of each tensor -> its TensorStore spec.
+        where: The checkpoint, for messages.
+
+    Raises:
+        SourceError: An array does not open, or its dtype is not one of safetensors.
+    """
     import tensorstore
 
     context = _context()

@@ -21,10 +21,17 @@ Keys = tuple[str, ...]
 
 
 def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str], tuple[str, ...]]:
-    """The parameters' dotted names by path of keys, and notes on what was ignored.
+    """The parameters among the leaves of a saved tree.
 
-    Raises `RefusedError` for a tree of optimizer state or adapters without the model's own weights, and for
-    adapters that are not merged.
+    Args:
+        leaves: The path of keys of every leaf.
+        where: The checkpoint, for messages.
+
+    Returns:
+        The parameters' dotted names by path of keys, and notes on what was ignored.
+
+    Raises:
+        RefusedError: The tree holds only optimizer state or adapters, or adapters that are not merged.
     """
     paths = [tuple(keys) for keys in leaves]
     states = [keys for keys in paths if not OPTIMIZER.isdisjoint(keys)]

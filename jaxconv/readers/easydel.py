@@ -17,12 +17,21 @@ INDEX = "tensorstore_index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the directory has the index."""
+    """Whether `weights` is a directory with the index."""
     return isinstance(weights, Path) and (weights / INDEX).is_file()
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """The arrays of the index. Raises `SourceError` if the index is damaged or an array is missing."""
+    """The arrays of the index.
+
+    Args:
+        weights: The directory.
+        step: Not used: a directory holds one step.
+
+    Raises:
+        SourceError: The index is damaged, an array is missing, or TensorStore is not installed.
+        RefusedError: The arrays are not a whole model.
+    """
     location = Location(Path(weights))
     require(location)
     entries = _entries(Path(weights) / INDEX)

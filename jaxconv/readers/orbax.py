@@ -1,7 +1,7 @@
 """Orbax checkpoints, read through `_METADATA` and TensorStore, so that any topology's checkpoint opens.
 
-StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one folder
-an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
+StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one directory
+per array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether this is an Orbax item or has one below a step. URIs are always taken for Orbax."""
+    """Whether `weights` is an Orbax item or has one below a step. URIs are always taken for Orbax."""
     if not isinstance(weights, Path):
         return True
     try:
@@ -49,8 +49,8 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         step: The step of a manager's root; the newest whole one if None.
 
     Raises:
-        SourceError: There is no such checkpoint, or it is damaged.
-        RefusedError: The checkpoint has no parameters.
+        SourceError: The checkpoint does not exist or is damaged, or TensorStore is not installed.
+        RefusedError: The checkpoint does not hold the parameters of a whole model.
     """
     location = Location(weights)
     require(location)
@@ -94,7 +94,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
     unfinished = _unfinished(location, folders, steps)
     if step is not None:
-        return _chosen_step(location, steps, unfinished, step), ()
+        return _requested_step(location, steps, unfinished, step), ()
     for number in sorted(steps.keys() - unfinished, reverse=True):
         item = _item_of_step(location.child(steps[number]))
         if item is not None:
@@ -107,7 +107,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     return None, ()
 
 
-def _chosen_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
+def _requested_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
     whole = sorted(steps.keys() - unfinished)
     listed = f"it has {', '.join(map(str, whole))}" if whole else "it has none"
     if step in unfinished:

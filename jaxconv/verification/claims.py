@@ -135,7 +135,7 @@ def _expected(record: JsonObject, ids: Sequence[int], method: str, claims: Claim
 
 def _preset(model: Model, claims: Claims, findings: list[str]) -> Preset | None:
     try:
-        return detect(model.source, claims.preset)[0]
+        return detect(model.source, claims.preset, derived=model.packed is not None)[0]
     except RefusedError as error:
         findings.append(str(error))
         return None

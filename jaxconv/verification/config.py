@@ -9,6 +9,7 @@ from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output
+from jaxconv.verification.quantisation import expected_config
 
 # What makes vLLM convert a checkpoint while it loads it; a converted one would be converted twice.
 ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
@@ -36,15 +37,17 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
         output: The output whose config.json is checked.
         expected: What the output must be.
     """
-    config, source = output.config, model.config
+    config, source = output.config, model.config if model.packed is None else expected_config(model.config)
     yield from _check_dropped(config, expected)
     if config.get("architectures") != [model.family.target_architecture]:
         yield f"config.json has architectures {config.get('architectures')}; expected ['{model.family.target_architecture}']."
     yield from _check_labels(config, expected)
-    dtype = NUMPY_NAMES[_main_dtype(output, model.family.head.score)]
+    score = model.family.head.score
+    dtype = NUMPY_NAMES[_main_dtype(output, score)] if model.packed is None else _stated_dtype(source, output)
     for key in ("dtype", "torch_dtype"):
         if config.get(key) != dtype:
-            yield f"config.json has {key} {config.get(key)!r}; the backbone is {dtype}."
+            kept = "the backbone is" if model.packed is None else "the source's activations are"
+            yield f"config.json has {key} {config.get(key)!r}; {kept} {dtype}."
     flags = config.get("use_sep_token"), config.get("use_pad_token")
     if flags[0] is not flags[1] or not isinstance(flags[0], bool):
         yield "config.json has no use_sep_token and use_pad_token that are both true or both false."
@@ -93,6 +96,18 @@ def _check_activation(config: JsonObject, expected: Expected) -> Iterator[str]:
         name = section.get("activation_fn") if isinstance(section, dict) else None
         shown = None if name is None else str(name).rsplit(".", 1)[-1]
         yield f"config.json has the activation {shown}; jaxconv.json records {expected.activation}."
+
+
+def _stated_dtype(source: JsonObject, output: Output) -> str:
+    """The dtype of a quantised source's activations: what its config says, else that of its embedding."""
+    nested = source.get("text_config")
+    for part in (source, nested if isinstance(nested, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            name = str(part.get(key)).rpartition(".")[2]
+            if name in ("float32", "float16", "bfloat16"):
+                return name
+    embeddings = [stored.dtype for name, stored in output.tensors.items() if name.endswith("embed_tokens.weight")]
+    return NUMPY_NAMES[embeddings[0]] if embeddings else ""
 
 
 def _main_dtype(output: Output, score: str) -> str:

@@ -14,6 +14,7 @@ from jaxconv.model import Model
 from jaxconv.verification.adapter import AdapterFiles
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output, Stored
+from jaxconv.verification.quantisation import scaled_rows
 from jaxconv.verification.rounding import float32_order, unit_in_last_place
 from jaxconv.verification.source_files import SourceFiles
 
@@ -105,6 +106,11 @@ def _check_rows(rows: Array, name: str, source: SourceFiles, adapter: AdapterFil
 
     from jaxconv.checkpoint import safetensors_dtype
 
+    scaled = scaled_rows(source, ids)
+    if scaled is not None:
+        if scaled.shape == rows.shape and np.array_equal(scaled, rows):
+            return []
+        return [f"the conversion read other rows of the tokens {list(ids)} than {name} times its scale gives."]
     hidden = rows.shape[1]
     for ref in source.named(name):
         # [vocabulary, hidden size], which may be transposed and padded where it lies

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import JaxconvError, UsageError, VerificationError
+from jaxconv.errors import JaxconvError, SourceError, UsageError, VerificationError
 from jaxconv.model import Model, ReadOptions, read_model
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
@@ -23,6 +23,7 @@ from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
 from jaxconv.verification.prompts import check_ends, encode
+from jaxconv.verification.quantisation import how_read
 from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
@@ -164,13 +165,12 @@ def prove(
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
         raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")
-    arrays = read_source(model, raw)
-    adapter = _adapter(model)
+    arrays, adapter = read_source(model, raw), _adapter(model)
     merges = adapter.merges(lambda name: _dtype_of(name, arrays, model))
     structure = compare_tensors(
         tuple(model.checkpoint.tensors), arrays, output.tensors,
         dtype=expected.dtype, merges=merges, score=model.family.head.score,
-        left_out=lambda name: model.family.is_left_out(name, model.config),
+        left_out=lambda name: _is_left_out(model, name),
     )  # fmt: skip
     head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
@@ -187,10 +187,10 @@ def prove(
             _check_text(source, folder, pairs, findings, notes)
         reason = _cannot_run(structure, head, template)
         if reason is None:
-            scores = _scores(Compared(model, arrays, merges, output, expected), pairs, scoring, findings)
+            scores = _scores(Compared(model, arrays, merges, output, expected), pairs, scoring, findings, notes)
         else:
             findings.append(f"scores were not compared: {reason}")
-    notes += _notes(expected, scores, scoring)
+    notes += _notes(model, expected, scores, scoring)
     served = None if url is None else _served(url, folder, scores, scoring.tolerance, findings)
     return Report(structure, head, scores, served, tuple(findings), tuple(notes))
 
@@ -204,6 +204,13 @@ def _check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
         raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
     url = None if scoring.against_vllm is None else server_url(scoring.against_vllm)
     return read_pairs(scoring.pairs), url
+
+
+def _is_left_out(model: Model, name: str) -> bool:
+    """Whether an array of the source has no place in a classifier; of a quantised head no scale has one."""
+    if model.packed is not None and name.startswith(model.family.head.weight.removesuffix("weight")):
+        return True
+    return model.family.is_left_out(name, model.config)
 
 
 def _adapter(model: Model) -> AdapterFiles:
@@ -229,12 +236,14 @@ def _check_text(source: Source, folder: Path, pairs: Pairs, findings: list[str],
         )
 
 
-def _notes(expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> Iterator[str]:
+def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> Iterator[str]:
     """What the report leaves out or takes for granted."""
     if expected.template is None and not scoring.structure_only:
         yield "the prompt was taken from the output; pass --template or --preset to hold it against yours."
     if expected.dtype is not None and scores is not None:
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
+    if scores is not None and model.packed is not None:
+        yield how_read(model, scores.quantizer)
     if scores is not None and scores.kind == "consistency":
         yield (
             f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto and "
@@ -242,14 +251,21 @@ def _notes(expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> 
         )
 
 
-def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str]) -> Scores | None:
+def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: list[str], notes: list[str]) -> Scores | None:
     """The comparison of scores, its findings added; None, and a finding, where a model cannot be run."""
     tolerance = scoring.tolerance if scoring.against_vllm is None else None
     sides = choose_sides(scoring.backend, scoring.device, compared)
     try:
         prompts = encode(compared.model, compared.output, pairs)
         findings += check_ends(prompts, compared.output)
-        scores = compare_scores(compared, sides, prompts, tolerance)
+        try:
+            scores = compare_scores(compared, sides, prompts, tolerance)
+        except SourceError as error:
+            if not sides.quantizer:
+                raise
+            notes.append(f"transformers could not read the two directories with its quantizer ({error}).")
+            sides = choose_sides(scoring.backend, scoring.device, compared, quantizer=False)
+            scores = compare_scores(compared, sides, prompts, tolerance)
     except UsageError:
         raise
     except Exception as error:  # a damaged output makes frameworks raise anything, and the rest of the report stands

@@ -39,6 +39,7 @@ class Scores:
         lengths: Tokens of the prompts.
         source: Raw scores of the source [pairs][labels].
         output: Raw scores of the output [pairs][labels].
+        quantizer: Whether transformers read both sides with its quantizer; else packed weights were dequantised by jaxconv.
     """
 
     pairs: int
@@ -53,6 +54,7 @@ class Scores:
     lengths: tuple[int, ...]
     source: tuple[tuple[float, ...], ...]
     output: tuple[tuple[float, ...], ...]
+    quantizer: bool = False
 
 
 def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance: float | None) -> Scores:
@@ -73,7 +75,8 @@ def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance
     expected = compared.expected
     findings: list[str] = []
     results: dict[str, Array] = {}
-    if compared.model.family.by_proof:
+    quantizer = sides.quantizer
+    if compared.model.family.by_proof or quantizer:
         logits, magnitude, results["torch"] = proven_logits(compared, prompts, sides.source.device, findings)
     else:
         logits, magnitude = _source_logits(compared, sides.source, prompts)
@@ -100,6 +103,7 @@ def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance
         lengths=prompts.lengths,
         source=_rows(truth),
         output=_rows(reported),
+        quantizer=quantizer,
     )
 
 
@@ -158,7 +162,7 @@ def _source_logits(compared: Compared, backend: Backend, prompts: Prompts) -> tu
     if backend.name == "torch":
         checkpoint, config = compared.causal_lm
         return backend.causal_logits(checkpoint, config, ids, answers).astype(np.float64), 0.0
-    hidden = backend.hidden_states(compared.backbone, compared.model.config, ids).astype(np.float64)
+    hidden = backend.hidden_states(compared.backbone, compared.plain_config, ids).astype(np.float64)
     factor = logit_factor(compared.model.config)
     logits = hidden @ _answer_rows(compared).T * factor
     if compared.model.lm_head.bias is not None:
@@ -176,7 +180,7 @@ def _output_logits(compared: Compared, backend: Backend, prompts: Prompts, findi
         if encoded != list(prompts.token_ids):
             findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
         return np.asarray(scorer.token_logits(prompts.token_ids), np.float64), 0.0
-    hidden = backend.hidden_states(compared.output_checkpoint, compared.output.config, prompts.token_ids).astype(np.float64)
+    hidden = backend.hidden_states(*compared.classifier, prompts.token_ids).astype(np.float64)
     return hidden @ compared.score_weight.T + compared.score_bias, _magnitude(hidden, compared)
 
 

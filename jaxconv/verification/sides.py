@@ -12,9 +12,12 @@ from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, UsageError
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
+from jaxconv.quantisation.reading import dequantised, plain_classifier, without_quantisation
+from jaxconv.readers import open_checkpoint
 from jaxconv.verification.array_comparison import Merge
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output
+from jaxconv.verification.quantisation import has_quantizer
 from jaxconv.verification.source_files import SourceFiles
 
 Kind = Literal["independent", "consistency"]
@@ -22,10 +25,14 @@ Kind = Literal["independent", "consistency"]
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What computes the source's logits, and what computes the output's (the first one's scores are reported)."""
+    """What computes the source's logits, and what computes the output's (the first one's scores are reported).
+
+    `quantizer` says that transformers reads both directories with its own quantizer.
+    """
 
     source: Backend
     output: tuple[Backend, ...]
+    quantizer: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -59,7 +66,10 @@ class Compared:
     @property
     def backbone(self) -> Checkpoint:
         """The source's backbone without the code that converted it, cast as the output's is."""
-        return self.source.checkpoint(self.model.checkpoint.tensors, self.output.tensors, self.merges, self.expected.dtype)
+        names = self.model.checkpoint.tensors
+        checkpoint = self.source.checkpoint(names, self.output.tensors, self.merges, self.expected.dtype)
+        packed = self.model.packed
+        return checkpoint if packed is None else dequantised(checkpoint, packed.storages)
 
     @property
     def causal_lm(self) -> tuple[Checkpoint, JsonObject]:
@@ -68,7 +78,7 @@ class Compared:
         The head is never cast, so that a tied one is given apart from a cast embedding.
         """
         backbone, head = self.backbone, self.model.lm_head
-        config = _without_softcap(self.model)
+        config: JsonObject = without_quantisation(_without_softcap(self.model))
         name = self.model.family.head.weight
         tensors = {**backbone.tensors, name: head.weight.renamed(name)}
         if head.bias is not None:
@@ -97,17 +107,32 @@ class Compared:
         return self.output.tensors[name].array(name).astype(np.float64)
 
     @property
-    def output_checkpoint(self) -> Checkpoint:
-        """The classifier's tensors, as the safetensors library reads them."""
+    def classifier(self) -> tuple[Checkpoint, JsonObject]:
+        """The classifier's tensors as the safetensors library reads them, or dequantised, and its config."""
         tensors = {name: stored.reference(name) for name, stored in self.output.tensors.items()}
-        return Checkpoint("safetensors", str(self.output.folder), tensors)
+        checkpoint = Checkpoint("safetensors", str(self.output.folder), tensors)
+        if self.model.packed is None:
+            return checkpoint, self.output.config
+        return plain_classifier(open_checkpoint(self.output.folder), self.output.config, self.output.folder)
+
+    @property
+    def plain_config(self) -> JsonObject:
+        """The source's config for tensors that are dequantised."""
+        return without_quantisation(self.model.config)
 
 
-def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
+def choose_sides(backend: str, device: str, compared: Compared, *, quantizer: bool = True) -> Sides:
     """Who computes what. A backend that the caller names computes both sides, and no other is imported.
 
     With "auto" and two backends that run the model, transformers computes the source's logits and JAX the output's, and the
     output's are computed by transformers too. Arrays that hold several layers are read by JAX, which takes them in order.
+    A quantised source that transformers reads is left to it on both sides, so that no code of jaxconv touches the weights.
+
+    Args:
+        backend: The backend that the caller names, or "auto".
+        device: The device that the caller names, or "auto".
+        compared: Source and output.
+        quantizer: Whether transformers' quantizer may be used.
 
     Args:
         backend: The name of a backend, or "auto".
@@ -121,6 +146,12 @@ def choose_sides(backend: str, device: str, compared: Compared) -> Sides:
     config = compared.model.config
     if compared.model.family.by_proof:  # transformers, on a device that PyTorch has
         backend, device = "torch", "auto" if device == "tpu" else device
+    if quantizer and backend in ("auto", "torch") and has_quantizer(compared.model):
+        try:
+            runner = get_backend("torch", device, config=config)
+            return Sides(runner, (runner,), quantizer=True)
+        except (BackendUnavailable, UsageError):
+            pass
     if backend != "auto":
         runner = get_backend(backend, device, config=config)
         return Sides(runner, (runner,))

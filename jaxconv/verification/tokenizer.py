@@ -12,6 +12,7 @@ from jaxconv.sources.assets import read_copied
 from jaxconv.text.chat_templates import displaced_templates, file_of
 from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.output import Output, read_object
+from jaxconv.verification.quantisation import COMPANIONS, check_companions
 
 SETTINGS = "tokenizer_config.json"
 NAMED_TEMPLATE = file_of("jaxconv_score")  # what CrossEncoder renders
@@ -27,6 +28,9 @@ def check_tokenizer(model: Model, output: Output) -> Iterator[str]:
     """
     source, copied = read_copied(model.source.assets), read_copied(output.folder)
     moved = displaced_templates(source)
+    if model.packed is not None:
+        yield from check_companions(model, output)
+        source, copied = _without_companions(source), _without_companions(copied)
     for name in sorted(source.keys() - copied.keys()):
         yield f"{name} of the source is missing from the output."
     for name in sorted((source.keys() & copied.keys()) - {SETTINGS}):
@@ -39,6 +43,10 @@ def check_tokenizer(model: Model, output: Output) -> Iterator[str]:
         yield f"{name} is missing: transformers ignores the template in {SETTINGS} beside {NAMED_TEMPLATE}."
     yield from _check_settings(model.source.assets / SETTINGS, output.folder / SETTINGS)
     yield from _check_pad_token(model, output)
+
+
+def _without_companions(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name not in COMPANIONS}
 
 
 def _check_settings(source: Path, output: Path) -> Iterator[str]:

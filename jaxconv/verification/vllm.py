@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jaxconv.errors import UsageError, VerificationError
+from jaxconv.json_files import read_optional_object
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.scores import Scores
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
 BATCH = 32  # pairs in a request
+HALF = 0.05  # of the largest score: as far as rounding in half precision moves one
 LIST_SECONDS, SCORE_SECONDS = 10, 300  # how long an answer may take; a batch takes long on a CPU
 
 
@@ -64,7 +66,8 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
         url: The root of the server, as `server_url` gives it.
         folder: The output directory that it serves.
         scores: The local scores, of one label, and their pairs.
-        tolerance: The largest difference that passes; None for that of the local scores.
+        tolerance: The largest difference that passes; None for that of the local scores, or
+            for what half precision allows if weights are packed.
 
     Raises:
         VerificationError: The server is not there, has another model or gives no scores.
@@ -81,6 +84,9 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
     answers, prompt_tokens = _ask(url, str(model["id"]), scores.scored)
     local, served = np.asarray(scores.output, np.float64)[:, 0], np.asarray(answers, np.float64)
     limit, reason = (scores.tolerance, scores.tolerance_reason) if tolerance is None else (tolerance, "given")
+    if tolerance is None and _is_quantised(folder):
+        largest = max(1.0, float(np.abs(local).max()))
+        limit, reason = HALF * largest, f"{HALF:.0%} of the largest score: the server rounds or quantises activations"
     worst = float(np.abs(served - local).max())
     agreement = rank_agreement(local[:, None], served[:, None], 2 * limit)
     findings = []
@@ -103,12 +109,17 @@ def _reason(local: Array, served: Array, limit: float) -> str | None:
 
     if np.abs(served - 0.5 * (1 + np.tanh(local / 2))).max() <= limit:
         return "They are the sigmoid of the local ones: the server ignores use_activation; expected raw logits."
-    if np.abs(served - local).max() <= 0.05 * max(1.0, np.abs(local).max()):
+    if np.abs(served - local).max() <= HALF * max(1.0, np.abs(local).max()):
         return (
             "vLLM serves in the checkpoint's dtype, and bfloat16 keeps two to three digits: serve with --dtype float32, "
             "or give the difference that you accept as --tolerance."
         )
     return None
+
+
+def _is_quantised(folder: Path) -> bool:
+    """Whether the output's weights are packed, so that servers take no float32 and most of them quantise activations too."""
+    return "quantisation" in (read_optional_object(folder / "jaxconv.json") or {})
 
 
 def _serve(folder: Path) -> str:

@@ -16,10 +16,10 @@ from tests.golden.conversion import File, Output
 
 HASHES = Path(__file__).parent / "hashes.json"
 DIFF_LINES = 80
-KEY = ": key "
+KEY, ADDED = ": key ", ": added "
 ADVICE = "\nWhere a fixed fault changes this, name it in ALLOWED of tests/golden/test_golden.py."
 
-# (pattern of case names, "FILE" or "FILE: key PATH") -> reason
+# (pattern of case names, "FILE", "FILE: key PATH" or "FILE: added LINES") -> reason
 Allowed = Mapping[tuple[str, str], str]
 
 
@@ -64,7 +64,7 @@ def compare(name: str, output: Output, record: Recorded, store: texts.Texts, all
     matching = {entry for entry in allowed if fnmatch(name, entry[0])}
     for file in sorted({*output.files, *record["files"]}):
         whole = {entry for entry in matching if entry[1] == file}
-        keys = {entry for entry in matching if entry[1].startswith(file + KEY)}
+        keys = {entry for entry in matching if entry[1].startswith((file + KEY, file + ADDED))}
         now, then = output.files.get(file), record["files"].get(file)
         if now is not None and now.sha256 == then:
             continue
@@ -80,7 +80,7 @@ def compare(name: str, output: Output, record: Recorded, store: texts.Texts, all
 def _difference(
     file: str, now: File | None, then: str | None, store: texts.Texts, keys: set[tuple[str, str]], used: set[tuple[str, str]]
 ) -> str | None:
-    """The message for a file that is not as recorded, None where only allowed keys differ; adds those to `used`."""
+    """The message for a file that is not as recorded, None where only what is allowed differs; adds that to `used`."""
     if now is None:
         return f"{file} is missing; it was recorded with sha256 {then}.{ADVICE}"
     if then is None:
@@ -90,6 +90,11 @@ def _difference(
         return f"{file} differs: sha256 {now.sha256}, recorded {then}.{ADVICE}"
     before, after = text, now.text
     for entry in sorted(keys):
+        if entry[1].startswith(file + ADDED):
+            without = after.replace(entry[1].removeprefix(file + ADDED), "", 1)
+            used |= {entry} if without != after else set()
+            after = without
+            continue
         path = entry[1].removeprefix(file + KEY).split("/")
         if _value(before, path) != _value(after, path):
             used.add(entry)

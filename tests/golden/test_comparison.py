@@ -111,3 +111,14 @@ def test_texts_are_stored_by_their_differences() -> None:
     assert [store.get(README, digest) for digest in digests] == written
     kept = Texts(json.loads(json.dumps(store.keep({(README, digest) for digest in digests[1:]}).groups)))
     assert [kept.get(README, digest) for digest in digests] == [None, *written[1:]]
+
+
+def test_added_lines_are_allowed_alone() -> None:
+    """The lines that an allowance names may come in; every other change of the text is still a difference."""
+    allowed = ("*", "README.md: added three\n")
+    assert compared(output(card=CARD + "three\n"), allowed).differences == []
+    assert compared(output(card=CARD + "three\n"), allowed).used == {allowed}
+    [difference] = compared(output(card=CARD.replace("two", "2") + "three\n"), allowed).differences
+    assert "+2" in difference and "three" not in difference
+    [difference] = compared(output(card=CARD + "four\n"), allowed).differences
+    assert "+four" in difference

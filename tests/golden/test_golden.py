@@ -1,8 +1,9 @@
 """Every byte that jaxconv writes is the recorded one, apart from what ALLOWED names.
 
 To allow a change, add a line to ALLOWED: (pattern of case names, "FILE") for a whole file, new and missing ones included,
-or (pattern, "FILE: key PATH") for one key of a JSON file, whose other keys are compared as before. Keys of nested objects
-are joined by a slash. The reason says which fault was fixed. `tests/golden/__init__.py` says how to record.
+(pattern, "FILE: key PATH") for one key of a JSON file, whose other keys are compared as before (keys of nested objects are
+joined by a slash), or (pattern, "FILE: added LINES") for lines that a text gained, whose other lines are compared as before.
+The reason says which fault was fixed. `tests/golden/__init__.py` says how to record.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxconv.bundle.quantisation import ONLINE
 from tests.golden.cases import Case, cases, smollm2_cases
 from tests.golden.comparison import Allowed, Comparison, compare, recorded, recorded_texts
 from tests.golden.conversion import run
@@ -21,6 +23,7 @@ from tests.golden.conversion import run
 # Such as ("foreign/*", "jaxconv.json: key base"): "the provenance names the base".
 QWEN2 = "transformers builds Qwen2's tokenizer anew, which the record did not say"
 ALLOWED: Allowed = {
+    ("*", f"README.md: added \n{ONLINE}\n"): "the card says what on-line quantisation in vLLM needs",
     ("*", "jaxconv.json: key libraries"): "the provenance records library versions",
     ("command/hub-base", "jaxconv.json: key base"): "the provenance records id and revision of the base",
     ("*", "jaxconv.json: key sha256"): "--hash covers every file of the output, not only the weights",

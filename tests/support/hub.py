@@ -90,11 +90,13 @@ class Handler(BaseHTTPRequestHandler):
         file = folder.joinpath(*rest[2:])
         if not file.is_file():
             return self.answer(404, X_Error_Code="EntryNotFound")
-        body = file.read_bytes()
         if part := self.headers.get("Range"):
             first, last = map(int, part.removeprefix("bytes=").split("-"))
             self.server.ranges.append((repo, rest[-1], last + 1 - first))
-            return self.answer(206, body[first : last + 1], X_Repo_Commit=COMMIT)
+            with file.open("rb") as opened:
+                opened.seek(first)
+                return self.answer(206, opened.read(last + 1 - first), X_Repo_Commit=COMMIT)
+        body = file.read_bytes()
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
         return self.answer(200, body, ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
 

@@ -88,16 +88,7 @@ class Case:
 
 def parameters(config: dict[str, Any]) -> dict[str, Parameter]:
     """Every parameter of a plain model but the head, with its kind."""
-    shapes = family_for({"model_type": config["model_type"]}).expected(config)
-    return {name: Parameter(shape, _kind(name, shape)) for name, shape in shapes.items()}
-
-
-def _kind(name: str, shape: tuple[int, ...]) -> Any:
-    if name.endswith("norm.weight"):
-        return "norm"
-    if name.endswith("embed_tokens.weight"):
-        return "embedding"
-    return "linear" if len(shape) == 2 else "other"
+    return dict(family_for({"model_type": config["model_type"]}).parameters(config))
 
 
 def unpack(name: str, folder: Path) -> Case:
