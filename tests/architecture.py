@@ -152,6 +152,7 @@ CHECKS = {
     "circles of imports": circles,
     "long files": long_files,
     "long functions": long_functions,
+    "undocumented parameters": undocumented,
 }
 
 
