@@ -8,7 +8,7 @@ from pathlib import Path
 
 from examples.smollm2 import checkpoint
 from jaxconv.cli import main
-from jaxconv.prompt import render
+from jaxconv.text.prompt import render
 
 PROMPT = Path(__file__).parent / "prompt.jinja"
 # query, the document that answers it, one that does not

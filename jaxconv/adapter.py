@@ -91,7 +91,10 @@ class Adapter:
 
 
 def read_adapter(directory: Path) -> Adapter:
-    """Reads the config and the header of an adapter.
+    """Reads the config and the header of the adapter in `directory`.
+
+    Returns:
+        The adapter; its tensors are read when they are merged.
 
     Raises:
         SourceError: A file is missing or damaged.

@@ -41,7 +41,7 @@ SAFETENSORS_NAMES: Mapping[str, str] = {name: key for key, name in NUMPY_NAMES.i
 
 @cache
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """The NumPy dtype of a safetensors dtype name. `KeyError` for sub-byte dtypes, which have none."""
+    """The NumPy dtype of `dtype`, a safetensors dtype name. `KeyError` for sub-byte dtypes, which NumPy lacks."""
     import ml_dtypes
     import numpy as np
 
@@ -50,7 +50,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def safetensors_dtype(dtype: np.dtype[Any] | str) -> str:
-    """The safetensors name of a NumPy (or ml_dtypes) dtype or dtype name. `KeyError` when it has none."""
+    """The safetensors name of `dtype`, a NumPy (or ml_dtypes) dtype or its name. `KeyError` if safetensors lacks it."""
     return SAFETENSORS_NAMES[str(dtype)]
 
 
@@ -65,12 +65,12 @@ class FileIdentity:
 
     @staticmethod
     def of(status: os.stat_result) -> FileIdentity:
-        """The identity of the file that the status describes."""
+        """The identity of the file that `status` describes."""
         return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @staticmethod
     def of_files(paths: Iterable[Path]) -> dict[Path, FileIdentity]:
-        """The identity of every path that is a file."""
+        """The identity of each of `paths` that is a file."""
         return {path: FileIdentity.of(path.stat()) for path in paths if path.is_file()}
 
 
@@ -105,11 +105,11 @@ class TensorRef:
         return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
     def read_rows(self, ids: Sequence[int]) -> Array:
-        """The slices at `ids` of the first axis."""
+        """The slices at `ids` of the first axis, in that order."""
         return self.take(ids, 0)
 
     def renamed(self, name: str) -> TensorRef:
-        """The same tensor under another name."""
+        """The same tensor under another `name`."""
         return dataclasses.replace(self, name=name)
 
 
@@ -119,9 +119,14 @@ def mapped(ref: TensorRef) -> Array:
 
 
 def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
-    """The extent as an array of a safetensors dtype and a shape, its pages read on use.
+    """Bytes of a file as an array whose pages are read on use.
 
     If the file is cut afterwards, while its pages are read, the process ends with SIGBUS, which Python cannot catch.
+
+    Args:
+        extent: Where the bytes lie.
+        dtype: The safetensors dtype name of the array.
+        shape: The shape of the array.
 
     Raises:
         SourceError: The file cannot be opened, or is shorter than the extent.
@@ -141,7 +146,7 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
 
 
 def sample(ref: TensorRef) -> bytes:
-    """64 bytes from the middle of the tensor of `ref` if it lies in a file; none of another, which would be read whole."""
+    """64 bytes from the middle of the tensor of `ref` if it lies in a file; else none, because all of it would be read."""
     if ref.extent is None:
         return b""
     with ref.extent.path.open("rb") as file:
@@ -150,7 +155,7 @@ def sample(ref: TensorRef) -> bytes:
 
 
 def dominant_dtype(tensors: Iterable[TensorRef]) -> str:
-    """The safetensors dtype name that most bytes of the tensors have."""
+    """The safetensors dtype name that most bytes of `tensors` have."""
     sizes: dict[str, int] = {}
     for ref in tensors:
         sizes[ref.dtype] = sizes.get(ref.dtype, 0) + math.prod(ref.shape) * DTYPE_BITS[ref.dtype]

@@ -21,9 +21,9 @@ from jaxconv.inspection import describe_plan
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, make_plan
-from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
@@ -278,7 +278,7 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
     if not report.passed:
         remedy = "Run the same command again; if it fails once more, report it."
         if plan.model.family.by_proof:
-            remedy = f"{plan.model.family.architecture} has no table and its proof failed, so it cannot be converted."
+            remedy = f"{plan.model.family.architecture} has no table, so without a proof it cannot be converted."
         raise VerificationError(
             f"the result differs from its source, and nothing was published: {' '.join(report.findings)} {remedy}"
         )
@@ -286,12 +286,7 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
 
 
 def score_tensors(head: ScoreHead, layer: str = "score") -> tuple[TensorRef, ...]:
-    """The tensors of `head`: `score.weight` F32 [num_labels, hidden_size] and, unless zero, `score.bias` F32 [num_labels].
-
-    Args:
-        head: The score head.
-        layer: What the family calls the score layer.
-    """
+    """The weight F32 [num_labels, hidden_size] of a head and, unless it is zero, its bias F32 [num_labels]; named `layer`."""
 
     def in_memory(name: str, array: Array) -> TensorRef:
         return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))

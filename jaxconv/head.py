@@ -15,7 +15,7 @@ from jaxconv.backends import Backend
 from jaxconv.checkpoint import Array
 from jaxconv.errors import SourceError
 from jaxconv.families import LmHead, LogitTransform
-from jaxconv.tokenizer import Token
+from jaxconv.text.tokenizer import Token
 
 Method = Literal["from_2_way_softmax", "no_post_processing"]
 METHODS: tuple[Method, ...] = ("from_2_way_softmax", "no_post_processing")

@@ -9,11 +9,12 @@ from typing import NotRequired, TypedDict
 from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError
+from jaxconv.families import Rows
 from jaxconv.model import Model, ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, example_prompt, make_plan
-from jaxconv.prompt import read_template
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
+from jaxconv.text.prompt import read_template
 
 
 class TokenDescription(TypedDict):
@@ -137,7 +138,8 @@ def inspect(
     )  # fmt: skip
     description = _unread(located)
     try:
-        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=checkpoint is None)
+        compare: Rows = "sample" if checkpoint is None else "none"
+        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=compare)
         description = describe(model)
         return describe_plan(make_plan(model, options))
     except (RefusedError, TokenError) as error:

@@ -18,10 +18,10 @@ from jaxconv.distributed.collective import Collective, gather
 from jaxconv.errors import RefusedError, SourceError, UsageError
 from jaxconv.model import ReadOptions
 from jaxconv.plan import PlanOptions
-from jaxconv.prompt import read_template
 from jaxconv.readers._training_state import parameter_names
 from jaxconv.sources import Source, resolve_base
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 

@@ -14,12 +14,14 @@ from jaxconv.families import (
     Family,
     LmHead,
     LogitTransform,
+    Rows,
     check_backbone,
     check_proof_can_run,
     family_for,
     find_lm_head,
     text_config,
     tie_word_embeddings,
+    with_defaults,
 )  # fmt: skip
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
@@ -93,7 +95,7 @@ def read_config(source: Source) -> JsonObject:
 
 
 def read_model(
-    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: bool = True
+    source: Source, options: ReadOptions, opened: Checkpoint | None = None, *, compare_heads: Rows = "all"
 ) -> Model:
     """The model of a source.
 
@@ -101,7 +103,7 @@ def read_model(
         source: The source.
         options: How it is read.
         opened: Its checkpoint, if it is open already.
-        compare_heads: Whether head and embedding are read and compared where the config ties them and both are stored.
+        compare_heads: Which rows of head and embedding are compared where the config ties the two and both are stored.
 
     Raises:
         SourceError: The source is damaged, or its config and tensors disagree.
@@ -112,7 +114,7 @@ def read_model(
     opened = opened or open_checkpoint(source.weights, options.step)
     refuse_quantised_tree(opened)
     quantised = quantisation_of(config, opened, source.assets)
-    layout, checkpoint = to_hf(opened, text_config(config), options.layout)
+    layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout)
     family = family.spelled_as(checkpoint.tensors)
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())

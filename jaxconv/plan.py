@@ -16,16 +16,16 @@ from jaxconv.families import PROOF
 from jaxconv.head import METHODS, Affine, Method
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
-from jaxconv.pad_token import PadToken
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
 from jaxconv.presets.recorded_prompt import recorded_prompt
-from jaxconv.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
-from jaxconv.prompt_fit import fit_prompt
 from jaxconv.quantisation.reading import activation_dtype, cannot_cast
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
-from jaxconv.tokenizer import Token, Vocabulary
+from jaxconv.text.pad_token import PadToken
+from jaxconv.text.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
+from jaxconv.text.prompt_fit import fit_prompt
+from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -10,9 +10,9 @@ from pathlib import Path
 from jaxconv.activation import activate
 from jaxconv.arguments import checked
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
-from jaxconv.encoding import folder_encoder
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
+from jaxconv.text.encoding import folder_encoder
 
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 

@@ -18,7 +18,7 @@ HEAD = re.compile(r"(.*[./])?lm_head[./](weight|kernel)")
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """The checked `weight_map` of an index: tensor name -> plain file name in the index's directory.
+    """The checked `weight_map` of the file `index`: tensor name -> plain file name in the index's directory.
 
     Raises:
         SourceError: The file is not a JSON object of strings, or names a file outside its directory.
@@ -44,6 +44,10 @@ def _is_plain(name: str) -> bool:
 
 def shard_files(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
     """The files that an index names, sorted.
+
+    Args:
+        index: The index, beside which they lie.
+        weight_map: Its content, as `read_weight_map` gives it.
 
     Raises:
         SourceError: One of them does not exist.

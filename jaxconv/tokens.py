@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxconv.errors import TokenError
 from jaxconv.head import Method
-from jaxconv.tokenizer import Token, Vocabulary
+from jaxconv.text.tokenizer import Token, Vocabulary
 
 ORDER = "Order: false first, true second."
 

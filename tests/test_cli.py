@@ -43,7 +43,9 @@ def test_inspect_shows_the_rendered_prompt(qwen3: Path, tmp_path: Path, capsys: 
     template.write_text("Query: {{ query }}\nDocument: {{ document }}\nAnswer:\n\n")
     assert main(["inspect", str(qwen3), "--classifier-from-tokens", TOKENS, "--template", str(template)]) == 0
     shown = capsys.readouterr().out
-    assert shown.endswith("  |Query: {query}|\n  |Document: {document}|\n  |Answer:|\n  ||\n")
+    assert shown.endswith(
+        "  |Query: what is the capital of France?|\n  |Document: Paris is the capital of France.|\n  |Answer:|\n  ||\n"
+    )
 
 
 def test_inspect_has_the_documented_keys(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from jaxconv.backends import get_backend, names
 from jaxconv.errors import BackendUnavailable, SourceError
 from jaxconv.families import LmHead, LogitTransform
 from jaxconv.head import METHODS, Affine, Method, compute_head, read_head_rows
-from jaxconv.tokenizer import Token
+from jaxconv.text.tokenizer import Token
 from tests.support.refs import array_ref
 
 

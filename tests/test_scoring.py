@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 import jaxconv
 from jaxconv.activation import activate
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.prompt import vllm_template
 from jaxconv.scoring import load
+from jaxconv.text.prompt import vllm_template
 from tests.support.tiny import tiny_checkpoint
 
 WORDS = ["<pad>", "<unk>", "query", "document", "answer", "a", "b", "c", "d", "e", "f"]

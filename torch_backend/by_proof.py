@@ -51,18 +51,17 @@ def run_both(
         output: The classifier's directory.
         token_ids: The prompts.
         answers: The token ids whose logits are wanted.
-        device: "auto", "gpu", "cpu" or a torch device; "auto" and "tpu" run on the CPU.
+        device: The torch device.
 
     Raises:
         ValueError: A model cannot be loaded or run, or its files lack tensors that transformers needs.
     """
-    place = torch.device({"auto": "cpu", "tpu": "cpu", "gpu": "cuda"}.get(device, device))
     try:
         with quiet():
-            return _run_both(source, assets, output, token_ids, answers, place)
+            return _run_both(source, assets, output, token_ids, answers, torch.device(device))
     except Exception as error:  # every model has code of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"transformers cannot run it ({lines[0]:.300})") from error
+        raise ValueError(f"transformers cannot prove it: {lines[0]:.300}") from error
 
 
 @torch.inference_mode()
@@ -72,7 +71,7 @@ def _run_both(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(assets, trust_remote_code=False)
-    causal = _load(AutoModelForCausalLM, source, place, config=config)
+    causal = _load("the source", AutoModelForCausalLM, source, place, config=config)
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(causal.forward).parameters else {}
     rows = [_forward(causal, ids, place, **keep).logits[0, -1].float() for ids in token_ids[:WHOLE]]
     logits = [row[answers] for row in rows]
@@ -96,14 +95,15 @@ def _run_both(
     )
 
 
-def _load(auto: Any, folder: Path, place: torch.device, **options: Any) -> Any:
-    """A float32 model, every tensor of it from the folder. `ValueError` for one that lacks some."""
+def _load(side: str, auto: Any, folder: Path, place: torch.device, **options: Any) -> Any:
+    """A float32 model, every tensor of it from the folder. Raises `ValueError` if some are missing."""
     model, report = auto.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
     )
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(problem):
-            raise ValueError(f"{folder.name} loads with {problem.replace('_', ' ')}: {sorted(map(str, report[problem]))[:5]}")
+            tensors = ", ".join(sorted(map(str, report[problem]))[:5])
+            raise ValueError(f"{side} loads with {problem.replace('_', ' ')}: {tensors}")
     # Of weights that it dequantises on loading transformers leaves norms and embedding in the dtype that they are stored in.
     if not getattr(model, "is_quantized", False):
         model = model.float()
@@ -126,11 +126,11 @@ def _classify(
     )
 
     if type(AutoConfig.from_pretrained(output)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        backbone = _load(AutoModel, output, place)
+        backbone = _load("the output", AutoModel, output, place)
         for ids in token_ids:
             yield _forward(backbone, ids, place).last_hidden_state[0, -1].float(), None
         return
-    model = _load(AutoModelForSequenceClassification, output, place)
+    model = _load("the output", AutoModelForSequenceClassification, output, place)
     states: list[torch.Tensor] = []
     model.score.register_forward_pre_hook(lambda module, inputs: states.append(inputs[0]))
     for ids in token_ids:

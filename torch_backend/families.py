@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch_backend.models import quiet
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -86,8 +88,9 @@ def build(config: Mapping[str, Any]) -> BuiltModel:
         raise ValueError(f"transformers {__version__} has no causal LM of this type")
     try:
         config_class: Any = CONFIG_MAPPING[model_type]
-        # JSON has no infinity: transformers writes {"__float__": "Infinity"} and reads it back like this.
-        return _describe(config_class.from_dict(config_class._decode_special_floats(dict(config))))
+        with quiet():
+            # JSON has no infinity: transformers writes {"__float__": "Infinity"} and reads it back like this.
+            return _describe(config_class.from_dict(config_class._decode_special_floats(dict(config))))
     except Exception as error:  # a config may be wrong in any way, and every model has code of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"transformers {__version__} cannot build it ({lines[-1].strip():.200})") from None

@@ -13,7 +13,7 @@ from jaxconv.bundle.tokenizer import tokenizer_files
 from jaxconv.head import ScoreHead
 from jaxconv.json_files import dump_json
 from jaxconv.plan import Plan
-from jaxconv.prompt import TEMPLATE_NAME
+from jaxconv.text.prompt import TEMPLATE_NAME
 from jaxconv.writer.shards import OutputFile, index_file
 
 __all__ = ["CARD_NAME", "PROVENANCE", "files"]

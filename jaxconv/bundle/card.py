@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from jaxconv.bundle.quantisation import ONLINE, readers, transformers_reads
 from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
 from jaxconv.plan import Plan
-from jaxconv.prompt import TEMPLATE_NAME
+from jaxconv.text.prompt import TEMPLATE_NAME
 
 CARD_NAME = "README.md"
 

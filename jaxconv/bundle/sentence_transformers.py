@@ -12,10 +12,10 @@ from __future__ import annotations
 import copy
 
 from jaxconv.activation import TORCH_CLASSES
-from jaxconv.chat_templates import displaced_templates, file_of
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.plan import Plan
+from jaxconv.text.chat_templates import displaced_templates, file_of
 
 NAME = "jaxconv_score"
 NAMED_TEMPLATE = file_of(NAME)  # where transformers looks for named templates

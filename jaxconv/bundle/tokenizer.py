@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxconv.json_files import dump_json, parse_json
 from jaxconv.plan import Plan
-from jaxconv.tokenizer_settings import SETTINGS
+from jaxconv.text.tokenizer_settings import SETTINGS
 
 
 def tokenizer_files(plan: Plan) -> dict[str, bytes]:

@@ -12,10 +12,10 @@ from jaxconv.families.parameter import Parameter
 from jaxconv.families.recognition import family_for
 from jaxconv.families.table import FAMILIES
 from jaxconv.families.table_family import num_experts, with_defaults
-from jaxconv.families.tensors import LmHead, check_backbone, disagreement, find_lm_head, tie_word_embeddings
+from jaxconv.families.tensors import LmHead, Rows, check_backbone, disagreement, find_lm_head, tie_word_embeddings
 
 __all__ = [
-    "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "check_backbone",
+    "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "Rows", "check_backbone",
     "check_proof_can_run", "disagreement", "family_for", "find_lm_head", "num_experts", "text_config", "tie_word_embeddings",
     "with_defaults",
 ]  # fmt: skip

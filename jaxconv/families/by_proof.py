@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 # The warning of a plan, the note of a card.
 PROOF = (
     "by proof: jaxconv has no table of this family. The output is published only after transformers ran source and output "
-    "and their scores agreed, which needs PyTorch and transformers (pip install 'jaxconv[torch]')."
+    "and their scores agreed, which needs PyTorch and transformers (pip install 'jaxconv[torch]'). vLLM runs its own code: "
+    "compare a server with `jaxconv verify --against-vllm`."
 )
 INSTALL = "pip install 'jaxconv[torch]'"
 NEEDS = ("torch", "transformers")
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
 TOWER = re.compile(r".*(vision|visual|image|video|audio|speech|vq).*_config")
-COUNTS = re.compile(r".*(layer|block|expert).*")  # of these a config may ask for millions, each of them a module
+COUNTS = re.compile(r".*(layers|n_layer|blocks|experts)")  # a config may ask for millions, each of them a module
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,19 @@ class ProofFamily:
         )  # fmt: skip
 
     def spelled_as(self, names: Collection[str]) -> ProofFamily:
-        """The same family under the names inside the model, if a file has all of them."""
+        """The same family under the names inside the model, if `names`, those of a file, have all of them."""
         loaded = self.built.loaded
         return replace(self, names=loaded) if loaded.tensors.keys() <= set(names) else self
 
     def transform(self, config: JsonObject) -> LogitTransform:
-        """A bias at most: every key that scales or caps logits was refused."""
+        """A bias at most: every key of `config` that scales or caps logits was refused."""
         return LogitTransform(bias=self.names.head_bias is not None)
 
     def parameters(self, config: JsonObject) -> Mapping[str, Parameter]:
-        """Every backbone tensor by its name in the file, without the head."""
+        """Every backbone tensor by its name in the file, without the head.
+
+        `config` is not used: the model was built from it.
+        """
         head, embeddings = (self.names.head, self.names.head_bias), self.built.embeddings | {str(self.names.embedding)}
         return {
             name: parameter(name, shape, embeddings)
@@ -89,20 +93,25 @@ class ProofFamily:
         }
 
     def is_left_out(self, name: str, config: JsonObject) -> bool:
-        """Whether transformers passes over a tensor."""
+        """Whether transformers passes over a tensor.
+
+        Args:
+            name: The tensor's name in the file.
+            config: Not used: the model was built from it.
+        """
         return any(re.search(pattern, name) for pattern in self.built.ignored)
 
     def holds_integers(self, name: str) -> bool:
-        """Whether a tensor holds whole numbers in transformers' model."""
+        """Whether the tensor `name` holds whole numbers in transformers' model."""
         return name in self.names.integers
 
     def passes_through(self, name: str) -> bool:
-        """Whether a tensor is another name of a parameter that is in the file already."""
+        """Whether `name` is another name of a parameter that is in the file already."""
         return name in self.built.aliases
 
 
 def check_proof_can_run(family: Family, layout: str, *, local: bool, adapted: bool) -> None:
-    """Refuses sources that transformers cannot load as they are, so that no proof of them can be had.
+    """Refuses sources that transformers cannot load as they are, so that their conversion cannot be proven.
 
     Args:
         family: A family whose conversions have to be proven.
@@ -115,9 +124,9 @@ def check_proof_can_run(family: Family, layout: str, *, local: bool, adapted: bo
     """
     if layout == "hf" and local and not adapted:
         return
-    found = "an adapter" if adapted else f"the layout {layout}" if layout != "hf" else "weights that are not local files"
+    cause = "an adapter" if adapted else f"the layout {layout}" if layout != "hf" else "weights that are not local files"
     raise RefusedError(
-        f"{family.architecture} is converted by proof, which loads the source through transformers; this source has {found}. "
+        f"{family.architecture} is converted by proof, which loads the source through transformers; this source has {cause}. "
         "Write it as a Hugging Face checkpoint first (merge_and_unload and save_pretrained for an adapter)."
     )
 
@@ -166,7 +175,7 @@ def _build(config: str) -> BuiltModel | str:
 def _check_counts(config: JsonObject) -> None:
     for part in (config, text_config(config)):
         for key, value in part.items():
-            limit = MAX_LAYERS if COUNTS.fullmatch(key) and not key.endswith(("size", "dim", "_id")) else MAX_SIZE
+            limit = MAX_LAYERS if COUNTS.fullmatch(key) else MAX_SIZE
             if isinstance(value, int) and value > limit:
                 raise SourceError(f"config.json has {value!r:.60} as {key}; expected a whole number up to {limit}.")
 

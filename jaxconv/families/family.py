@@ -72,11 +72,11 @@ class Family(Protocol):
         ...
 
     def spelled_as(self, names: Collection[str]) -> Family:
-        """The same family in the spelling of a file with these tensor names."""
+        """The same family in the spelling of a file whose tensors have these `names`."""
         ...
 
     def transform(self, config: JsonObject) -> LogitTransform:
-        """What follows `hidden @ lm_head.T` in the causal LM.
+        """What follows `hidden @ lm_head.T` in the causal LM of `config`.
 
         Raises:
             SourceError: A value is not a positive number.
@@ -85,7 +85,7 @@ class Family(Protocol):
         ...
 
     def parameters(self, config: JsonObject) -> Mapping[str, Parameter]:
-        """Every backbone tensor by its name in the file, without the head.
+        """Every backbone tensor of a model with `config`, by its name in the file, without the head.
 
         Raises:
             SourceError: A size is missing or not a positive whole number.
@@ -93,19 +93,24 @@ class Family(Protocol):
         ...
 
     def is_left_out(self, name: str, config: JsonObject) -> bool:
-        """Whether a tensor that a file may hold has no place in the output: a computed buffer, a draft head."""
+        """Whether a tensor that a file may hold does not belong in the output: a computed buffer, a draft head.
+
+        Args:
+            name: The tensor's name in the file.
+            config: The config.json.
+        """
         ...
 
     def holds_integers(self, name: str) -> bool:
-        """Whether a tensor holds whole numbers in an unquantised model too, such as a table of token ids."""
+        """Whether the tensor `name` holds whole numbers in an unquantised model too, such as a table of token ids."""
         ...
 
     def passes_through(self, name: str) -> bool:
-        """Whether a tensor that `parameters` does not list is copied unread, as those of a vision tower are."""
+        """Whether the tensor `name`, which `parameters` does not list, is copied unread, as those of a vision tower are."""
         ...
 
 
 def text_config(config: JsonObject) -> JsonObject:
-    """The language model's part of a config: `text_config` of composite ones, else the config."""
+    """The language model's part of `config`, a config.json: `text_config` of composite ones, else the whole."""
     nested = config.get("text_config")
     return nested if isinstance(nested, dict) else config

@@ -1,4 +1,4 @@
-"""Config -> family, by the table or by structure, or the reason why there is none."""
+"""Config -> family, by the table or by structure, or the reason why it is refused."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ NEUTRAL = (None, False, 1)
 
 
 def suspicious_keys(config: JsonObject) -> Iterator[str]:
-    """`key value` of everything in a config that may change logits between the head and the answer."""
+    """`key value` of everything in `config`, a config.json, that may change logits between the head and the answer."""
     for part in (config, text_config(config)):
         for key, value in part.items():
             neutral = LOGIT_KEYS.get(key, NEUTRAL)

@@ -80,14 +80,19 @@ class TableFamily:
         return HeadNames(f"{spelling.head}.weight", bias, spelling.prefix + EMBEDDING, self.row.tied, spelling.score)
 
     def spelled_as(self, names: Collection[str]) -> TableFamily:
-        """The same family in the spelling whose embedding is among the names."""
+        """The same family in the spelling whose embedding is among `names`, those of a file."""
         for spelling in self.row.spellings:
             if spelling.prefix + EMBEDDING in names:
                 return replace(self, spelling=spelling)
         return self
 
     def transform(self, config: JsonObject) -> LogitTransform:
-        """What follows `hidden @ lm_head.T` in the causal LM."""
+        """What follows `hidden @ lm_head.T` in the causal LM of `config`.
+
+        Raises:
+            SourceError: A value is not a positive number.
+            RefusedError: A key scales logits in other families but not in this one, so that loaders disagree.
+        """
         text, row = text_config(config), self.row
         for key, neutral in LOGIT_KEYS.items():
             if key not in (row.multiply, row.divide, row.softcap) and text.get(key) not in neutral:
@@ -105,7 +110,11 @@ class TableFamily:
         return LogitTransform(scale, row.head_bias, number(values, row.softcap) if capped and row.softcap else None)
 
     def parameters(self, config: JsonObject) -> Mapping[str, Parameter]:
-        """Every backbone tensor by its name in the file, without the head."""
+        """Every backbone tensor of a model with `config`, by its name in the file, without the head.
+
+        Raises:
+            SourceError: A size is missing or not a positive whole number.
+        """
         prefix = self.spelling.prefix
         embeddings = frozenset({prefix + EMBEDDING})
         return {
@@ -114,7 +123,12 @@ class TableFamily:
         }
 
     def is_left_out(self, name: str, config: JsonObject) -> bool:
-        """Whether a tensor is the draft head's, or a table of rotations that old files carry."""
+        """Whether a tensor is the draft head's, or a table of rotations that old files carry.
+
+        Args:
+            name: The tensor's name in the file.
+            config: The config.json.
+        """
         if self.row.draft is not None and name.startswith(self.row.draft):
             return True
         rest = name.removeprefix(self.spelling.prefix) if name.startswith(self.spelling.prefix) else ""
@@ -123,11 +137,11 @@ class TableFamily:
         return match is not None and (match[1] is None or int(match[1]) < layers)
 
     def holds_integers(self, name: str) -> bool:
-        """No tensor does."""
+        """Always false, whatever the tensor `name` is: no family of the table has whole numbers."""
         return False
 
     def passes_through(self, name: str) -> bool:
-        """Whether a tensor belongs to a tower."""
+        """Whether the tensor `name` belongs to a tower."""
         return name.startswith(self.spelling.towers)
 
 

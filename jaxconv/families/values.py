@@ -12,7 +12,13 @@ MAX_SIZE = 1 << 31
 
 
 def integer(config: JsonObject, key: str, default: int | None = None, *, limit: int = MAX_SIZE) -> int:
-    """A whole number from 1 to `limit`; `default` if the key is absent or null.
+    """A whole number of a config.
+
+    Args:
+        config: The config, or a part of it.
+        key: The number's key.
+        default: What an absent key and null mean; if None, they are errors.
+        limit: The largest number allowed; the smallest is 1.
 
     Raises:
         SourceError: The value is something else.
@@ -20,13 +26,17 @@ def integer(config: JsonObject, key: str, default: int | None = None, *, limit: 
     value = config.get(key)
     value = default if value is None else value
     if type(value) is not int or not 0 < value <= limit:
-        found = repr(value)[:60] if key in config else "nothing"
-        raise SourceError(f"config.json has {found} as {key}; expected a whole number from 1 to {limit}.")
+        shown = repr(value)[:60] if key in config else "nothing"
+        raise SourceError(f"config.json has {shown} as {key}; expected a whole number from 1 to {limit}.")
     return value
 
 
 def number(config: JsonObject, key: str) -> float:
     """A finite number above zero.
+
+    Args:
+        config: The config, or a part of it.
+        key: The number's key.
 
     Raises:
         SourceError: The value is something else.
@@ -39,6 +49,11 @@ def number(config: JsonObject, key: str) -> float:
 
 def flag(config: JsonObject, key: str, default: bool) -> bool:
     """True or false; null counts as false.
+
+    Args:
+        config: The config, or a part of it.
+        key: The flag's key.
+        default: What an absent key means.
 
     Raises:
         SourceError: The value is something else.

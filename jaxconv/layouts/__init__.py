@@ -23,15 +23,32 @@ class Layout(Protocol):
     NAME: str
 
     def matches(self, checkpoint: Checkpoint) -> bool:
-        """Whether the tensor names are of this layout."""
+        """Whether the tensor names of `checkpoint` are of this layout. The container's format may count too."""
         ...
 
     def to_hf(self, checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
-        """The same tensors under Hugging Face names, changed when read. Raises `LayoutError`."""
+        """The same tensors under Hugging Face names, changed when read.
+
+        Args:
+            checkpoint: The checkpoint as its reader opened it.
+            config: The language model's config.
+
+        Raises:
+            LayoutError: The layout does not explain a name or a shape.
+        """
         ...
 
     def inverse(self, output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-        """The tensors of `output` under the names and in the shapes of `raw`; see `from_hf`."""
+        """The inverse of `to_hf`; see `from_hf`.
+
+        Args:
+            output: Tensors under Hugging Face names.
+            raw: The source as its reader opened it.
+            config: The language model's config.
+
+        Returns:
+            Tensors by their name in `raw`, in its shapes.
+        """
         ...
 
 
@@ -45,6 +62,12 @@ def layouts() -> Mapping[str, Layout]:
 
 def detect(checkpoint: Checkpoint) -> str:
     """The layout of a checkpoint by its names.
+
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+
+    Returns:
+        The layout's name.
 
     Raises:
         LayoutError: No layout fits, or several do.

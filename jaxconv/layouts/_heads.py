@@ -52,7 +52,7 @@ def layer_rules(prefix: str, rows: Rows, *, layer: tuple[int, int, int] = (1, 1,
 
 
 def embedder_rules(norm: str) -> list[Rule]:
-    """The rules of the embedding (unscaled, like Hugging Face's) and of the final norm, which is called `norm`."""
+    """The rules of the embedding (unscaled, like Hugging Face's) and of the final norm, whose foreign name is `norm`."""
     return [
         Rule("embedder.input_embedding", "W D", ("model.embed_tokens.weight",), "V D"),
         Rule(norm, "D", ("model.norm.weight",), "D"),

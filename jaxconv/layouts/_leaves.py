@@ -86,14 +86,25 @@ def _leaf(ref: TensorRef, name: str, leaf: str) -> TensorRef:
 
 
 def reshaped(ref: TensorRef, name: str, shape: tuple[int, ...]) -> TensorRef:
-    """The same elements in another shape."""
+    """The same elements in another shape.
+
+    Args:
+        ref: The tensor.
+        name: The name of the result.
+        shape: The shape of the result, with as many elements.
+    """
     return TensorRef(
         name, ref.dtype, shape, lambda: ref.read().reshape(shape), lambda ids, axis: ref.read().reshape(shape).take(ids, axis)
     )
 
 
 def transposed(ref: TensorRef, name: str) -> TensorRef:
-    """A matrix with its axes exchanged. A file's pages are mapped, because a copy would only be copied again."""
+    """A matrix with its axes exchanged. A file's pages are mapped, because a copy would only be copied again.
+
+    Args:
+        ref: The matrix, [rows, columns].
+        name: The name of the result, [columns, rows].
+    """
 
     def read() -> Array:
         return mapped(ref).T

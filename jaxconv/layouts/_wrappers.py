@@ -57,8 +57,8 @@ def check_wrappers(checkpoint: Checkpoint, names: Collection[str]) -> None:
         names = [name.replace(mark, "") for name in names]
     prefix = common_prefix(names)
     if inner or prefix:
-        found = [*inner, prefix] if prefix else inner
-        shown = " and ".join(f"{mark} ({WRAPPERS[mark]})" if mark in WRAPPERS else mark for mark in found)
+        marks = [*inner, prefix] if prefix else inner
+        shown = " and ".join(f"{mark} ({WRAPPERS[mark]})" if mark in WRAPPERS else mark for mark in marks)
         raise SourceError(
             f"{checkpoint.path}: the names carry a prefix that the model's own lack: {shown}; expected names like "
             f"model.layers.0. A training wrapper puts it there. Write a copy without it and convert that: "
@@ -67,7 +67,7 @@ def check_wrappers(checkpoint: Checkpoint, names: Collection[str]) -> None:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """What stands before the model's own names in all of them; empty if there is no such prefix."""
+    """What stands before the model's own names in all of `names`; empty if they have no common prefix."""
     for name in names:
         if name == EMBEDDING or name.endswith(f".{EMBEDDING}"):
             prefix = name.removesuffix(EMBEDDING)

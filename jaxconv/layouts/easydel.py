@@ -20,12 +20,16 @@ LEAVES: Leaves = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether the container is EasyDeL's."""
+    """Whether the container of `checkpoint` is EasyDeL's."""
     return checkpoint.format == "easydel"
 
 
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names and in their shapes.
+
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: Not used: names and ranks are enough.
 
     Raises:
         LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
@@ -37,5 +41,11 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: Not used.
+    """
     return restore_leaves(output, raw, {name: name for name in raw.tensors}, LEAVES)

@@ -34,7 +34,7 @@ LAYERS: Mapping[str, Rows] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether there are an embedder and layers that are numbered in their name or stacked."""
+    """Whether `checkpoint` has an embedder, and layers that are numbered in their name or stacked."""
     names = {name.removeprefix(ROOT) for name in checkpoint.tensors}
     return "embedder.input_embedding" in names and any(name.startswith(("layer_0.", "stacked_layers.")) for name in names)
 
@@ -42,14 +42,27 @@ def matches(checkpoint: Checkpoint) -> bool:
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names and in their shapes.
 
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: The language model's config.
+
     Raises:
-        LayoutError: The library has no such family, or a tensor does not fit the table or fits it in two ways.
+        LayoutError: The library does not have the family, or a tensor does not fit the table or fits it in two ways.
     """
     return apply_rules(_without_root(checkpoint), rules(config), axis_sizes(config), NAME)
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: The language model's config.
+
+    Raises:
+        LayoutError: As for `to_hf`, or `output` has only some of the parts of a raw tensor.
+    """
     restored = undo_rules(output, _without_root(raw), rules(config), axis_sizes(config))
     full_names = {name.removeprefix(ROOT): name for name in raw.tensors}
     return {full_names[name]: ref.renamed(full_names[name]) for name, ref in restored.items()}
@@ -61,10 +74,10 @@ def _without_root(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def rules(config: JsonObject) -> list[Rule]:
-    """The table for a config.
+    """The table for the language model's `config`.
 
     Raises:
-        LayoutError: The library has no such family.
+        LayoutError: The library does not have the family.
     """
     family = str(config.get("model_type"))
     if family not in LAYERS:

@@ -31,7 +31,7 @@ COMPOSITE = (
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether the container is one that PyTorch names lie in."""
+    """Whether the container of `checkpoint` is one that holds PyTorch names."""
     return checkpoint.format in FORMATS
 
 
@@ -40,6 +40,9 @@ def standard_names(names: Iterable[str]) -> dict[str, str]:
 
     Args:
         names: The names of a whole checkpoint: whether `model.` is missing depends on all of them.
+
+    Returns:
+        Name in the checkpoint -> name in the causal LM.
     """
     names = list(names)
     bare = not any(name.startswith(ROOT) for name in names)
@@ -54,7 +57,14 @@ def standard_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
-    """The checkpoint under the names of the causal LM's class; unchanged if it has them already.
+    """The tensors under the names of the causal LM's class.
+
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: Not used: names alone decide.
+
+    Returns:
+        The checkpoint itself if it has these names already.
 
     Raises:
         LayoutError: Two tensors would get the same name.
@@ -82,7 +92,13 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under the names of the causal LM's class.
+        raw: The source as its reader opened it.
+        config: Not used.
+    """
     names = standard_names(raw.tensors)
     return {name: output.tensors[names[name]].renamed(name) for name in raw.tensors if names[name] in output.tensors}
 

@@ -98,22 +98,35 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether MaxText's embedder and final norm are there."""
+    """Whether `checkpoint` has MaxText's embedder and final norm."""
     return all(name in checkpoint.tensors for name in SIGNATURE)
 
 
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names, in their shapes and with their values.
 
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: The language model's config.
+
     Raises:
-        LayoutError: MaxText's mapping has no such family, or a tensor does not fit the table.
+        LayoutError: MaxText's mapping does not have the family, or a tensor does not fit the table.
     """
     converted = apply_rules(checkpoint, rules(config), axis_sizes(config), NAME)
     return replace(converted, notes=(*converted.notes, HALVES_TAKEN)) if variant_name(config) == "llama" else converted
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: The language model's config.
+
+    Raises:
+        LayoutError: As for `to_hf`, or `output` has only some of the parts of a raw tensor.
+    """
     return undo_rules(output, raw, rules(config), axis_sizes(config))
 
 
@@ -121,11 +134,11 @@ def rules(config: JsonObject, name: str | None = None) -> list[Rule]:
     """The table for a config.
 
     Args:
-        config: The config.
+        config: The language model's config.
         name: A row of VARIANTS to take instead of the config's.
 
     Raises:
-        LayoutError: There is no such row.
+        LayoutError: VARIANTS does not have the row.
     """
     variant = VARIANTS.get(name or variant_name(config))
     if variant is None:
@@ -144,7 +157,10 @@ def rules(config: JsonObject, name: str | None = None) -> list[Rule]:
 
 
 def variant_name(config: JsonObject) -> str:
-    """The row of VARIANTS. MaxText's rope_type llama3.1, Hugging Face's llama3, pairs dimensions side by side."""
+    """The row of VARIANTS for a language model's `config`.
+
+    MaxText's rope_type llama3.1, Hugging Face's llama3, pairs dimensions side by side.
+    """
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     llama3 = config.get("model_type") == "llama" and (scaling.get("rope_type") or scaling.get("type")) == "llama3"
     return "llama3.1" if llama3 else str(config.get("model_type"))

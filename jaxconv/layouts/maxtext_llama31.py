@@ -12,12 +12,16 @@ NAME = "maxtext-llama3.1"
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Always false: only --layout selects it."""
+    """Always false, whatever `checkpoint` holds: only --layout selects this layout."""
     return False
 
 
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names, in their shapes and with their values.
+
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: The language model's config.
 
     Raises:
         LayoutError: The family is not Llama, or a tensor does not fit the table.
@@ -28,5 +32,14 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: The language model's config.
+
+    Raises:
+        LayoutError: `output` has only some of the parts of a raw tensor.
+    """
     return undo_rules(output, raw, maxtext.rules(config, "llama3.1"), axis_sizes(config))

@@ -20,7 +20,7 @@ LEAVES: Leaves = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether a tree of arrays has Hugging Face's path of the embedding."""
+    """Whether `checkpoint` is a tree of arrays with Hugging Face's path of the embedding."""
     return checkpoint.format in FORMATS and any(
         name.removeprefix("model.").startswith("embed_tokens.") for name in checkpoint.tensors
     )
@@ -29,6 +29,10 @@ def matches(checkpoint: Checkpoint) -> bool:
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names and in their shapes; `model.` is put before the names of a bare backbone.
 
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: Not used: names and ranks are enough.
+
     Raises:
         LayoutError: A leaf or its rank is unknown, or two tensors would get the same name.
     """
@@ -36,7 +40,13 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: Not used.
+    """
     return restore_leaves(output, raw, _paths(raw.tensors), LEAVES)
 
 

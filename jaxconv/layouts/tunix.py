@@ -46,7 +46,7 @@ LAYERS: Mapping[str, Rows] = {
 
 
 def matches(checkpoint: Checkpoint) -> bool:
-    """Whether there are an embedder and a list of layers."""
+    """Whether `checkpoint` has an embedder and a list of layers."""
     return "embedder.input_embedding" in checkpoint.tensors and any(
         n.startswith("layers.0.attn.") for n in checkpoint.tensors
     )
@@ -55,14 +55,27 @@ def matches(checkpoint: Checkpoint) -> bool:
 def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """The tensors under Hugging Face names and in their shapes.
 
+    Args:
+        checkpoint: The checkpoint as its reader opened it.
+        config: The language model's config.
+
     Raises:
-        LayoutError: Tunix has no such family, or a tensor does not fit the table.
+        LayoutError: Tunix does not have the family, or a tensor does not fit the table.
     """
     return apply_rules(checkpoint, rules(config), _sizes(config), NAME)
 
 
 def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str, TensorRef]:
-    """See `jaxconv.layouts.from_hf`."""
+    """See `jaxconv.layouts.from_hf`.
+
+    Args:
+        output: Tensors under Hugging Face names.
+        raw: The source as its reader opened it.
+        config: The language model's config.
+
+    Raises:
+        LayoutError: As for `to_hf`, or `output` has only some of the parts of a raw tensor.
+    """
     return undo_rules(output, raw, rules(config), _sizes(config))
 
 
@@ -72,10 +85,10 @@ def _sizes(config: JsonObject) -> dict[str, int]:
 
 
 def rules(config: JsonObject) -> list[Rule]:
-    """The table for a config.
+    """The table for the language model's `config`.
 
     Raises:
-        LayoutError: Tunix has no such family.
+        LayoutError: Tunix does not have the family.
     """
     family = str(config.get("model_type"))
     if family not in LAYERS:

@@ -14,7 +14,7 @@ from jaxconv.presets import Preset, for_hub_id, get
 from jaxconv.presets.recorded_prompt import has_logit_score
 from jaxconv.sources import Source
 from jaxconv.sources.card import read_base_model
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jaxconv.chat_templates import DEFAULT, chat_templates
 from jaxconv.errors import RefusedError, UsageError
 from jaxconv.json_files import JsonObject, read_json, read_optional_object
-from jaxconv.prompt import Prompt, user_prompt
 from jaxconv.sources import Source
+from jaxconv.text.chat_templates import DEFAULT, chat_templates
+from jaxconv.text.prompt import Prompt, user_prompt
 
 # Settings of `processing_kwargs["chat_template"]` that no template reads.
 NOT_VARIABLES = (

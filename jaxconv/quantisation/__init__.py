@@ -78,26 +78,26 @@ def open_quantisation(config: JsonObject, source: Source) -> Quantised | None:
         RefusedError: No output could be served, or the file says quantised and no tensor is.
         SourceError: The configuration makes no sense, or two files or entries disagree.
     """
-    place, found = _located(config, source.companions)
-    if found is None:
+    place, settings = _located(config, source.companions)
+    if settings is None:
         return None
-    scheme = _scheme(found, source.companions)
-    _check_companions(scheme, found, source.companions)
-    quantisation = scheme.open(found, source)
+    scheme = _scheme(settings, source.companions)
+    _check_companions(scheme, settings, source.companions)
+    quantisation = scheme.open(settings, source)
     return Quantised(
-        scheme.NAME, quantisation, scheme.SERVING_DTYPES, _edits(scheme, config, place, found, source.companions)
+        scheme.NAME, quantisation, scheme.SERVING_DTYPES, _edits(scheme, config, place, settings, source.companions)
     )
 
 
 def _located(config: JsonObject, companions: Mapping[str, JsonObject]) -> tuple[tuple[str, ...], JsonObject | None]:
     """Where a quantization_config lies, and the object itself; an empty place means the companion that is read alone."""
-    found = {place: value for place in PLACES if (value := _at(config, place)) is not None}
-    for place, value in found.items():
+    values = {place: value for place in PLACES if (value := _at(config, place)) is not None}
+    for place, value in values.items():
         if not isinstance(value, Mapping):
             raise SourceError(
                 f"{CONFIG} has {value!r:.80} as {'.'.join(place)}; expected an object. Get the checkpoint again."
             )
-    objects = {place: cast(JsonObject, value) for place, value in found.items() if value}
+    objects = {place: cast(JsonObject, value) for place, value in values.items() if value}
     if len({repr(sorted(value.items(), key=str)) for value in objects.values()}) > 1:
         raise SourceError(
             f"{CONFIG} has {' and '.join('.'.join(place) for place in objects)}, and they differ. vLLM reads the first: "
@@ -123,12 +123,12 @@ def _at(config: JsonObject, place: tuple[str, ...]) -> object:
     return value
 
 
-def _scheme(found: JsonObject, companions: Mapping[str, JsonObject]) -> Scheme:
+def _scheme(settings: JsonObject, companions: Mapping[str, JsonObject]) -> Scheme:
     """The scheme of a quantization_config."""
-    if found is companions.get(ALONE):
+    if settings is companions.get(ALONE):
         return next(scheme for scheme in all_schemes() if ALONE in scheme.COMPANIONS)
-    method = found.get("quant_method")
-    if method is None and {"group_size", "bits"} <= found.keys():
+    method = settings.get("quant_method")
+    if method is None and {"group_size", "bits"} <= settings.keys():
         raise _unreadable("mlx")
     name = str(method).lower()
     if (known := ALIASES.get(name, name)) in UNREADABLE:
@@ -147,13 +147,13 @@ def _unreadable(method: str) -> RefusedError:
     return RefusedError(f"The checkpoint is quantised with {method}, which {refusal.reason}. {refusal.next_step}")
 
 
-def _check_companions(scheme: Scheme, found: JsonObject, companions: Mapping[str, JsonObject]) -> None:
+def _check_companions(scheme: Scheme, settings: JsonObject, companions: Mapping[str, JsonObject]) -> None:
     """Raises `SourceError` for a companion that says something else than the configuration that is read."""
     for file, keys in scheme.COMPANIONS.items():
-        if file not in companions or companions[file] is found:
+        if file not in companions or companions[file] is settings:
             continue
         for there, here in keys.items():
-            theirs, ours = _at(companions[file], tuple(there.split("."))), found.get(here)
+            theirs, ours = _at(companions[file], tuple(there.split("."))), settings.get(here)
             if theirs is not None and ours is not None and str(theirs).lower() != str(ours).lower():
                 raise SourceError(
                     f"{file} has {theirs!r} as {there}, {CONFIG} has {ours!r} as {here} of quantization_config. Readers look "
@@ -162,11 +162,11 @@ def _check_companions(scheme: Scheme, found: JsonObject, companions: Mapping[str
 
 
 def _edits(
-    scheme: Scheme, config: JsonObject, place: tuple[str, ...], found: JsonObject, companions: Mapping[str, JsonObject]
+    scheme: Scheme, config: JsonObject, place: tuple[str, ...], settings: JsonObject, companions: Mapping[str, JsonObject]
 ) -> dict[str, JsonObject]:
     """The files that change, with their new content."""
     edits: dict[str, JsonObject] = {}
-    if place and (edited := scheme.keep_score_plain(found)) is not None:
+    if place and (edited := scheme.keep_score_plain(settings)) is not None:
         edits[CONFIG] = _replaced(config, place, edited)
     for name in scheme.COMPANIONS:
         if name in companions and (content := scheme.keep_score_plain_in(name, companions[name])) is not None:

@@ -56,7 +56,7 @@ def check_tensors(
         allowed: Further names that may be there; those of the head always may.
 
     Returns:
-        What was found. Nothing is raised for single tensors, so that the caller can name them all.
+        The comparison. Nothing is raised for single tensors, so that the caller can name them all.
 
     Raises:
         RefusedError: No parameter at all is stored quantised.
@@ -75,9 +75,11 @@ def check_tensors(
     settled = tuple(f"{module}." for module in contradictions)
     missing = [name for name in plain if name not in tensors]
     missing += [name for name, part in parts.items() if part.required and name not in tensors and name not in plain]
-    misshapen = [f"{name} is {found}" for name, part in parts.items()
-                 if name in tensors and name not in plain and (found := mismatch(part, tensors[name]))]  # fmt: skip
-    misshapen += [found for name, shape in plain.items() if name in tensors and (found := _not_plain(tensors[name], shape))]
+    misshapen = [f"{name} is {problem}" for name, part in parts.items()
+                 if name in tensors and name not in plain and (problem := mismatch(part, tensors[name]))]  # fmt: skip
+    misshapen += [
+        problem for name, shape in plain.items() if name in tensors and (problem := _not_plain(tensors[name], shape))
+    ]
     extra = [name for name in tensors if name not in expected and name not in allowed and not name.startswith(HEAD)]
     extra = [name for name in extra if not quantisation.accompanies(name)]
     backbone = tuple(name for name in tensors if name in expected or quantisation.accompanies(name))
@@ -100,24 +102,24 @@ def _contradictions(
         module, _, leaf = name.rpartition(".")
         if PACKED.fullmatch(leaf):
             packed.setdefault(module, []).append(leaf)
-    found = {}
+    contradictions = {}
     for name, storage in stored.items():
         module = name.rpartition(".")[0]
         if parameters[name].kind not in ("linear", "embedding") or not name.endswith(".weight"):
             continue
         if storage is None and module in packed:
-            found[module] = (
+            contradictions[module] = (
                 f"{module} is plain in quantization_config, and the file has its {', '.join(sorted(packed[module]))}"
             )
         elif storage is not None and module not in packed and name in tensors and tensors[name].dtype in PLAIN:
-            found[module] = (
+            contradictions[module] = (
                 f"{module} is {storage.kind} in quantization_config, and its weight in the file is {tensors[name].dtype}"
             )
-    return found
+    return contradictions
 
 
 def _is_of(name: str, parameters: Mapping[str, Parameter]) -> bool:
-    """Whether a tensor belongs to a module of the backbone. Positions and other buffers are no weights."""
+    """Whether a tensor belongs to a module of the backbone. Positions and other buffers do not."""
     return f"{name.rpartition('.')[0]}.weight" in parameters
 
 

@@ -19,7 +19,10 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def widen(array: Array) -> NDArray[np.float32]:
-    """Values as float32, exactly. 8-bit floats go through a table of their 256 codes, ten times faster than a cast."""
+    """The values of `array` as float32, exactly.
+
+    8-bit floats go through a table of their 256 codes, ten times faster than a cast.
+    """
     import numpy as np
 
     if array.dtype.itemsize == 1 and array.dtype.kind not in "iub":
@@ -57,7 +60,16 @@ def fields(words: Array, bits: int, count: int) -> NDArray[np.uint8]:
 
 
 def fields_down(words: Array, bits: int, count: int) -> NDArray[np.uint8]:
-    """The same along the first axis: uint8 [count, ...] from [n, ...]."""
+    """Unsigned fields of 4 or 8 bits, lowest first, along the first axis.
+
+    Args:
+        words: int32 [n, ...].
+        bits: 4 or 8.
+        count: How many fields of each column count; what fills the last word is left out.
+
+    Returns:
+        uint8 [count, ...].
+    """
     import numpy as np
 
     each = 32 // bits
@@ -68,7 +80,15 @@ def fields_down(words: Array, bits: int, count: int) -> NDArray[np.uint8]:
 
 
 def awq_fields(words: Array, count: int) -> NDArray[np.uint8]:
-    """Unsigned 4-bit fields along the last axis in the order of AWQ's "gemm" kernels: uint8 [..., count]."""
+    """Unsigned 4-bit fields along the last axis in the order of AWQ's "gemm" kernels.
+
+    Args:
+        words: int32 [..., n].
+        count: How many fields of each row count.
+
+    Returns:
+        uint8 [..., count].
+    """
     import numpy as np
 
     plain = fields(words, 4, words.shape[-1] * 8)
@@ -77,7 +97,15 @@ def awq_fields(words: Array, count: int) -> NDArray[np.uint8]:
 
 
 def e2m1(packed: Array, count: int) -> NDArray[np.float32]:
-    """Values of 4-bit floats, two a byte, low nibble first: float32 [..., count]."""
+    """Values of 4-bit floats, two a byte, low nibble first.
+
+    Args:
+        packed: uint8 [..., n].
+        count: How many values of each row count.
+
+    Returns:
+        float32 [..., count].
+    """
     import numpy as np
 
     return np.array(E2M1, np.float32)[fields(packed, 4, count)]
@@ -90,13 +118,22 @@ def scaled(values: NDArray[np.float32], scales: NDArray[np.float32], block: tupl
         values: float32 [rows, columns].
         scales: float32 [ceil(rows / block[0]), ceil(columns / block[1])], or of one element for all values.
         block: Rows and columns that share a scale.
+
+    Returns:
+        `values`.
     """
     values *= spread(scales, block, values.shape)
     return values
 
 
 def spread(scales: Array, block: tuple[int, int], shape: tuple[int, ...]) -> Array:
-    """What belongs to blocks of a matrix, repeated so that it broadcasts against the matrix."""
+    """What belongs to blocks of a matrix, repeated so that it broadcasts against the matrix.
+
+    Args:
+        scales: One entry per block, or a single one.
+        block: Rows and columns of a block.
+        shape: The matrix's shape, [rows, columns].
+    """
     import numpy as np
 
     if scales.size == 1:
@@ -111,6 +148,11 @@ def spread(scales: Array, block: tuple[int, int], shape: tuple[int, ...]) -> Arr
 
 def gathered(index: Array, groups: int, module: str) -> NDArray[np.int64]:
     """A group index per input feature (GPTQ's g_idx), once each is a group that exists.
+
+    Args:
+        index: The stored indices, whole numbers [input features].
+        groups: How many groups there are.
+        module: The module's name, for messages.
 
     Raises:
         SourceError: An index points outside of the groups.

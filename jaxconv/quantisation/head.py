@@ -31,7 +31,7 @@ class StoredHead:
     Attributes:
         weight: The rows, as stored [vocab_size, hidden_size].
         scale: What the rows are multiplied by; None for a plain head.
-        zero_point: What is subtracted before that; None where there is none.
+        zero_point: What is subtracted before that; None for symmetric codes.
         tensors: Every tensor of the module: what a converted checkpoint leaves out of an untied head.
         record: A sentence for the provenance; empty for a plain head.
     """
@@ -68,18 +68,18 @@ def find_stored_head(tensors: Mapping[str, TensorRef], module: str = "lm_head") 
         RefusedError: The head is packed in words, so that no row can be read on its own.
         SourceError: The scale is missing or of another shape.
     """
-    own = {name.removeprefix(f"{module}."): ref for name, ref in tensors.items() if name.startswith(f"{module}.")}
-    weight = own.get("weight")
-    if not own or (weight is None and own.keys() <= {"bias"}):
+    parts = {name.removeprefix(f"{module}."): ref for name, ref in tensors.items() if name.startswith(f"{module}.")}
+    weight = parts.get("weight")
+    if not parts or (weight is None and parts.keys() <= {"bias"}):
         return None
-    beside = sorted(own.keys() - {"weight", "bias"})
+    beside = sorted(parts.keys() - {"weight", "bias"})
     if weight is not None and weight.dtype in PLAIN and not beside:
-        return StoredHead(weight, None, None, tuple(f"{module}.{leaf}" for leaf in own), "")
-    scales = [leaf for leaf in SCALES if leaf in own]
+        return StoredHead(weight, None, None, tuple(f"{module}.{leaf}" for leaf in parts), "")
+    scales = [leaf for leaf in SCALES if leaf in parts]
     if weight is None or weight.dtype not in EIGHT_BITS | PLAIN or set(beside) - {*SCALES, ZERO_POINT, *INPUTS}:
-        found = ", ".join(f"{module}.{leaf}" for leaf in beside) or f"{module}.weight of {weight.dtype if weight else ''}"
+        stored = ", ".join(f"{module}.{leaf}" for leaf in beside) or f"{module}.weight of {weight.dtype if weight else ''}"
         raise RefusedError(
-            f"The head is packed: the checkpoint has {found}; expected a plain {module}.weight, or 8 bits with a scale. "
+            f"The head is packed: the checkpoint has {stored}; expected a plain {module}.weight, or 8 bits with a scale. "
             'Quantise the original again with "lm_head" left out, as nearly all published rerankers are.'
         )
     if weight.dtype in PLAIN:
@@ -92,11 +92,11 @@ def find_stored_head(tensors: Mapping[str, TensorRef], module: str = "lm_head") 
             f"{module}.weight is {weight.dtype} and has {' and '.join(scales) or 'no scale'} beside it; expected one of "
             f"{', '.join(f'{module}.{leaf}' for leaf in SCALES)}. Get the whole checkpoint."
         )
-    scale, zero_point = own[scales[0]], own.get(ZERO_POINT)
+    scale, zero_point = parts[scales[0]], parts.get(ZERO_POINT)
     for ref in (scale, *([zero_point] if zero_point is not None else [])):
         _check_grid(ref, weight)
     record = f"{module}.weight is {weight.dtype}: rows are dequantised with {scale.name} in float32"
-    return StoredHead(weight, scale, zero_point, tuple(f"{module}.{leaf}" for leaf in own), record)
+    return StoredHead(weight, scale, zero_point, tuple(f"{module}.{leaf}" for leaf in parts), record)
 
 
 def _check_grid(ref: TensorRef, weight: TensorRef) -> None:

@@ -11,7 +11,19 @@ JsonObject: TypeAlias = Mapping[str, object]
 
 
 def text(config: JsonObject, key: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
-    """A string that must be one of `allowed`, without regard to case; the one of `allowed` is returned."""
+    """A string that must be one of several words, without regard to case.
+
+    Args:
+        config: The object.
+        key: The string's key.
+        allowed: The words.
+
+    Returns:
+        The word as `allowed` spells it.
+
+    Raises:
+        SourceError: The value is something else, or the key is absent.
+    """
     value = config.get(key)
     for word in allowed:
         if isinstance(value, str) and value.lower() == word.lower():
@@ -20,7 +32,17 @@ def text(config: JsonObject, key: str, allowed: Mapping[str, object] | tuple[str
 
 
 def whole(config: JsonObject, key: str, default: int | None = None, minimum: int = 1) -> int:
-    """A whole number of at least `minimum`."""
+    """A whole number.
+
+    Args:
+        config: The object.
+        key: The number's key.
+        default: What an absent key means; if None, it is an error.
+        minimum: The smallest number allowed.
+
+    Raises:
+        SourceError: The value is something else.
+    """
     value = config.get(key, default)
     if type(value) is not int or value < minimum:
         raise SourceError(f"quantization_config has {value!r} as {key}; expected a whole number of at least {minimum}.")
@@ -28,7 +50,16 @@ def whole(config: JsonObject, key: str, default: int | None = None, minimum: int
 
 
 def flag(config: JsonObject, key: str, default: bool) -> bool:
-    """True or false; an absent key or null means `default`."""
+    """True or false.
+
+    Args:
+        config: The object.
+        key: The flag's key.
+        default: What an absent key and null mean.
+
+    Raises:
+        SourceError: The value is something else.
+    """
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
         raise SourceError(f"quantization_config has {value!r} as {key}; expected true or false.")
@@ -36,7 +67,15 @@ def flag(config: JsonObject, key: str, default: bool) -> bool:
 
 
 def strings(config: JsonObject, key: str) -> tuple[str, ...] | None:
-    """A list of strings; None where the key is absent or null."""
+    """A list of strings; None where the key is absent or null.
+
+    Args:
+        config: The object.
+        key: The list's key.
+
+    Raises:
+        SourceError: The value is something else.
+    """
     value = config.get(key)
     if value is None:
         return None
@@ -49,7 +88,15 @@ def strings(config: JsonObject, key: str) -> tuple[str, ...] | None:
 
 
 def section(config: JsonObject, key: str) -> JsonObject | None:
-    """An object; None where the key is absent or null."""
+    """An object; None where the key is absent or null.
+
+    Args:
+        config: The object around it.
+        key: Its key.
+
+    Raises:
+        SourceError: The value is something else.
+    """
     value = config.get(key)
     if value is not None and not isinstance(value, Mapping):
         raise SourceError(f"quantization_config has {value!r:.120} as {key}; expected an object.")
@@ -57,7 +104,15 @@ def section(config: JsonObject, key: str) -> JsonObject | None:
 
 
 def pair(config: JsonObject, key: str) -> tuple[int, int] | None:
-    """Two whole numbers above zero; None where the key is absent or null."""
+    """Two whole numbers above zero; None where the key is absent or null.
+
+    Args:
+        config: The object.
+        key: The key of the two.
+
+    Raises:
+        SourceError: The value is something else.
+    """
     value = config.get(key)
     if value is None:
         return None
@@ -67,6 +122,15 @@ def pair(config: JsonObject, key: str) -> tuple[int, int] | None:
 
 
 def with_entry(config: JsonObject, key: str, entry: str) -> dict[str, object] | None:
-    """The config with `entry` at the end of a list, made if it is not there; None where the list has it already."""
+    """The object with an entry at the end of one of its lists; None where the list has the entry already.
+
+    Args:
+        config: The object.
+        key: The list's key; an absent list is created.
+        entry: The entry.
+
+    Raises:
+        SourceError: The value is not a list of strings.
+    """
     entries = strings(config, key) or ()
     return None if entry in entries else {**config, key: [*entries, entry]}

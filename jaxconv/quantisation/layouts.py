@@ -25,6 +25,11 @@ SCALAR: tuple[Shape, ...] = ((), (1,))
 def matrix_of(name: str, parameter: Parameter, kinds: tuple[str, ...] = ("linear",)) -> tuple[str, tuple[int, int]] | None:
     """The module and the shape of a weight that a scheme may store in its own way; None for any other parameter.
 
+    Args:
+        name: The parameter's name in a plain checkpoint.
+        parameter: Its plain shape and kind.
+        kinds: The kinds of modules that the scheme quantises.
+
     Raises:
         SourceError: The weight has another number of dimensions than two.
     """
@@ -42,7 +47,13 @@ def ceil_div(count: int, size: int) -> int:
 
 
 def scalar(suffix: str, dtypes: frozenset[str] = FLOATS, required: bool = True) -> Part:
-    """One number for the whole linear."""
+    """One number for the whole linear.
+
+    Args:
+        suffix: The tensor's name after the module's.
+        dtypes: The dtypes allowed.
+        required: Whether the linear cannot be read without it.
+    """
     return Part(suffix, dtypes, SCALAR, required=required)
 
 

@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         tensors: The checkpoint's tensors by name; only names, dtypes and shapes are looked at.
-        metadata: The container's own, which holds torchao's kinds.
+        metadata: The container's metadata, in which torchao records the kinds of its tensors.
         companions: The JSON files beside config.json that speak of quantisation, by file name.
     """
 
@@ -59,7 +59,7 @@ class Quantisation(Protocol):
         ...
 
     def accompanies(self, name: str) -> bool:
-        """Whether a tensor belongs to the scheme but to no parameter, as the scales of a key-value cache do."""
+        """Whether the tensor `name` belongs to the scheme but not to a parameter, as the scales of a key-value cache do."""
         ...
 
 
@@ -75,13 +75,30 @@ class Scheme(Protocol):
     SERVING_DTYPES: tuple[str, ...]
 
     def open(self, config: JsonObject, source: Source) -> Quantisation:
-        """Reads a quantization_config. Raises `SourceError` for one that makes no sense, `RefusedError` for one of no use."""
+        """Reads a quantization_config.
+
+        Args:
+            config: The quantization_config, or what stands for it in a companion file.
+            source: The checkpoint's tensors, metadata and companion files.
+
+        Raises:
+            SourceError: The configuration makes no sense.
+            RefusedError: No reader would serve the output.
+        """
         ...
 
     def keep_score_plain(self, config: JsonObject) -> JsonObject | None:
-        """The quantization_config with `score` kept plain; None where nothing has to change. Only the entry is added."""
+        """`config`, a quantization_config, with `score` kept plain; None where it need not change.
+
+        Only the entry is added.
+        """
         ...
 
     def keep_score_plain_in(self, companion: str, content: JsonObject) -> JsonObject | None:
-        """The same of a companion file, by its name."""
+        """A companion file with `score` kept plain; None where it need not change.
+
+        Args:
+            companion: The file's name.
+            content: Its JSON object.
+        """
         ...

@@ -69,15 +69,19 @@ class Storage:
         return max((part.features for part in self.parts if part.axis is not None), default=1)
 
     def problems(self, tensors: Mapping[str, TensorRef]) -> list[str]:
-        """What is wrong with the stored tensors: each missing one, each of another dtype or shape; empty if all is right."""
-        found = []
+        """What is wrong with `tensors`, the checkpoint's by their full names.
+
+        Returns:
+            A sentence for each missing part and for each of another dtype or shape; empty if all is right.
+        """
+        problems = []
         for name, part in self.names().items():
             if name not in tensors:
                 if part.required:
-                    found.append(f"{name} is missing")
+                    problems.append(f"{name} is missing")
             elif problem := mismatch(part, tensors[name]):
-                found.append(f"{name} is {problem}")
-        return found
+                problems.append(f"{name} is {problem}")
+        return problems
 
     def dequantise(self, tensors: Mapping[str, TensorRef], start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """The weight as its readers compute it, in float32.
@@ -97,20 +101,32 @@ class Storage:
             raise SourceError(f"{self.module} ({self.kind}) cannot be read: {'; '.join(problems)}. Get the whole checkpoint.")
         stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         if start % self.row_step:
-            raise ValueError(f"row {start} of {self.module} is no multiple of {self.row_step}")
+            raise ValueError(f"row {start} of {self.module} is not a multiple of {self.row_step}")
         present = {part: tensors[name] for name, part in self.names().items() if name in tensors}
         arrays = {part.suffix: _rows(mapped(ref), part, start, stop) for part, ref in present.items()}
         return self.decode(arrays, stop - start)
 
     def blocks(self, tensors: Mapping[str, TensorRef]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """The weight in blocks of at most about 64 MiB: the first row's number and float32 [rows, input features]."""
+        """The weight in blocks of at most about 64 MiB, from `tensors`, the checkpoint's by their full names.
+
+        Yields:
+            The first row's number, and float32 [rows, input features].
+
+        Raises:
+            SourceError: As `dequantise`.
+        """
         step = max(1, BLOCK_VALUES // max(1, self.shape[1] * self.row_step)) * self.row_step
         for start in range(0, self.shape[0], step):
             yield start, self.dequantise(tensors, start, start + step)
 
 
 def mismatch(part: Part, ref: TensorRef) -> str:
-    """How a tensor differs from what its part allows, as in "F32 [3, 4]; expected BF16 [4, 4]"; empty if it fits."""
+    """How a tensor differs from what its part allows, as in "F32 [3, 4]; expected BF16 [4, 4]"; empty if it fits.
+
+    Args:
+        part: What is allowed.
+        ref: The tensor.
+    """
     if ref.dtype in part.dtypes and ref.shape in part.shapes:
         return ""
     shapes = " or ".join(str(list(shape)) for shape in part.shapes)

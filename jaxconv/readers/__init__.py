@@ -29,11 +29,22 @@ class Reader(Protocol):
     PRIORITY: int
 
     def matches(self, weights: Path | str) -> bool:
-        """Whether the content (never the name alone) is this container. Cheap, and never raises."""
+        """Whether the content of `weights`, a path or a URI, is this container; a name alone never counts.
+
+        Cheap, and never raises.
+        """
         ...
 
     def open(self, weights: Path | str, step: int | None) -> Checkpoint:
-        """References to all tensors. Raises `SourceError` for a damaged container."""
+        """References to all tensors.
+
+        Args:
+            weights: The directory or the URI.
+            step: The step to read, for containers that hold several; the newest if None.
+
+        Raises:
+            SourceError: The container is damaged.
+        """
         ...
 
 

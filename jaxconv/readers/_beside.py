@@ -1,4 +1,4 @@
-"""What lies beside the weights of a directory and is not read: said in a note, so that nobody thinks that it counts."""
+"""What lies beside the weights of a directory and is not read. A note names it, so that nobody thinks that it counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ NOT_APPLIED = "which is not applied"
 
 
 def notes_on_neighbours(directory: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """A sentence for each kind of file beside the weights that was not read: an adapter, training state, other weights."""
+    """A sentence for each kind of file beside the weights that was not read: an adapter, training state, other weights.
+
+    Args:
+        directory: The directory of the weights.
+        checkpoint: The checkpoint that was opened there.
+    """
     names = sorted(entry.name for entry in directory.iterdir())
     files_read = {ref.extent.path.name for ref in checkpoint.tensors.values() if ref.extent is not None}
     adapter = [name for name in names if _fits(name, ADAPTER)]

@@ -25,7 +25,7 @@ WRITE_INDEX = (
 
 
 def explain(directory: Path) -> str | None:
-    """What a directory is that holds no model, with the next command; None if it is not known."""
+    """What `directory` is if it does not hold a model, and the next command; None if its kind is not known."""
     names = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
     explanations = (_adapter, _hub_cache, _verl, _deepspeed, _distributed, _shards, _trainer_output)
     return next((text for explanation in explanations if (text := explanation(directory, names)) is not None), None)

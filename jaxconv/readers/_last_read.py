@@ -1,4 +1,4 @@
-"""The array that was read last, held: rows of the head, stacked layers and parts of one array are asked for in a row."""
+"""Caches the most recently read array, because consecutive requests usually hit the same one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxconv.checkpoint import Array
 
 
 class LastRead:
-    """Reads an array once, and lets it go when another one is read or when its checkpoint is given up."""
+    """An array that is cached after its first read, until another one is read or the checkpoint is released."""
 
     _last: ClassVar[Callable[[], LastRead | None]] = staticmethod(lambda: None)
     _lock = threading.Lock()
@@ -21,17 +21,17 @@ class LastRead:
         self._array: Array | None = None
 
     def read(self) -> Array:
-        """The whole array. At most one is held, and none beside the one that is being read."""
+        """The whole array. The cache is emptied before another array is read, so at most one is in memory."""
         with LastRead._lock:
             if self._array is None:
-                former = LastRead._last()
-                if former is not None:
-                    former._array = None
+                previous = LastRead._last()
+                if previous is not None:
+                    previous._array = None
                 LastRead._last = weakref.ref(self)
                 self._array = self._read()
             return self._array
 
     @property
     def held(self) -> bool:
-        """Whether reading costs nothing now."""
+        """Whether the array is in the cache."""
         return self._array is not None

@@ -39,7 +39,7 @@ _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 class Damaged(ValueError):
-    """What is wrong with the bytes, and where."""
+    """Says what is wrong with the bytes, and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,10 @@ Path_ = tuple[str, ...]
 
 
 def scan(path: Path) -> dict[Path_, StoredArray | None]:
-    """Every leaf of the file's tree by its path of keys; None for one that is no array (a step number, say).
+    """Every leaf of the tree in the file at `path`, by its path of keys; None for a leaf that is not an array (a step, say).
 
-    Raises `SourceError` for anything that is not a whole msgpack map of such leaves.
+    Raises:
+        SourceError: The file is not a whole msgpack map of such leaves.
     """
     size = path.stat().st_size
     if size == 0:
@@ -71,12 +72,12 @@ def scan(path: Path) -> dict[Path_, StoredArray | None]:
             return leaves
         except (Damaged, UnicodeDecodeError, struct.error) as error:
             raise SourceError(
-                f"{path} is no whole flax msgpack file: {error}. Expected nested maps of arrays; download it again."
+                f"{path} is not a complete flax msgpack file: {error}. Expected nested maps of arrays; download it again."
             ) from None
 
 
 def looks_like_msgpack(path: Path) -> bool:
-    """Whether the file begins with a map whose first key is a string."""
+    """Whether the file at `path` begins with a map whose first key is a string."""
     with path.open("rb") as file:
         head = file.read(6)
     if not head:
@@ -96,7 +97,7 @@ class _Scanner:
         """The leaves below a map that begins here."""
         count = self._map_length()
         if count is None:
-            raise Damaged(f"byte {self.position} begins no map")
+            raise Damaged(f"byte {self.position} does not begin a map")
         if len(at) > MAX_DEPTH:
             raise Damaged(f"maps lie more than {MAX_DEPTH} deep")
         seen = set()
@@ -116,7 +117,7 @@ class _Scanner:
 
     def _chunked(self, at: Path_, count: int) -> StoredArray:
         if self._scalar() is not True or count != 3:
-            raise Damaged(f"{'.'.join(at)} is no chunked array")
+            raise Damaged(f"{'.'.join(at)} is not a chunked array")
         if self._key() != "shape":
             raise Damaged(f"the chunked array {'.'.join(at)} lacks its shape")
         shape = self._shape([self._scalar() for _ in self._numbered()])
@@ -133,7 +134,7 @@ class _Scanner:
         """The places of a map that stands for a list: keys "0", "1", ... in order; values are left to the caller."""
         count = self._map_length()
         if count is None:
-            raise Damaged(f"byte {self.position} begins no map")
+            raise Damaged(f"byte {self.position} does not begin a map")
         for number in range(count):
             if self._key() != str(number):
                 raise Damaged(f"byte {self.position}: a list has keys out of order")
@@ -156,10 +157,10 @@ class _Scanner:
             return None
         if kind != ARRAY:
             raise Damaged(f"byte {self.position} holds the unknown extension type {kind}")
-        found = self._array(end)
+        array = self._array(end)
         if self.position != end:
             raise Damaged(f"byte {self.position}: an array ends before its extension does")
-        return found
+        return array
 
     def _array(self, end: int) -> StoredArray:
         if self._byte() != 0x93:
@@ -181,7 +182,7 @@ class _Scanner:
 
     def _shape(self, numbers: list[Any]) -> tuple[int, ...]:
         if not all(type(n) is int and 0 <= n < MAX_SIZE for n in numbers) or math.prod(numbers) >= MAX_SIZE:
-            raise Damaged(f"byte {self.position}: {str(numbers)[:80]} is no shape")
+            raise Damaged(f"byte {self.position}: {str(numbers)[:80]} is not a shape")
         return tuple(numbers)
 
     def _list_length(self) -> int:
@@ -210,7 +211,7 @@ class _Scanner:
     def _key(self) -> str:
         key = self._scalar()
         if not isinstance(key, str):
-            raise Damaged(f"byte {self.position}: a key is no string")
+            raise Damaged(f"byte {self.position}: a key is not a string")
         return key
 
     def _scalar(self) -> Any:
@@ -243,9 +244,9 @@ class _Scanner:
 
     def _take(self, length: int) -> bytes:
         end = self._end(length)
-        found = self.data[self.position : end]
+        taken = self.data[self.position : end]
         self.position = end
-        return found
+        return taken
 
     def _byte(self) -> int:
         return self._take(1)[0]

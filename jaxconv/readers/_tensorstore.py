@@ -1,26 +1,28 @@
-"""Arrays that TensorStore opens: zarr and zarr3, one folder each or inside an OCDBT database, local or by URI."""
+"""Arrays that TensorStore opens: zarr and zarr3, one directory each or inside an OCDBT database, local or by URI."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef
+from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 
-MAX_PART = 255  # of a name between two slashes; longer ones are none on Linux
+MAX_PART = 255  # bytes of a name between two slashes on Linux
+MAX_PADDING = 1 << 26  # bytes by which a chunk may exceed twice its array
 BATCH = 64  # arrays that are opened at once
 RETRIES = 5  # of a request to a server; TensorStore's own 32 take a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A folder, local or at a URI that TensorStore's key-value drivers know (gs, s3, http)."""
+    """A directory: a local path, or a URI of a TensorStore key-value driver (gs, s3, http)."""
 
     root: Path | str
 
@@ -28,21 +30,25 @@ class Location:
         return str(self.root)
 
     def child(self, name: str) -> Location:
-        """The folder below."""
+        """The directory `name` below this one."""
         return Location(self.root / name if isinstance(self.root, Path) else f"{self.root}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a file, None when there is none. Raises `SourceError` when the store cannot be asked."""
+        """The bytes of the file `name` in this directory, or None if it does not exist.
+
+        Raises:
+            SourceError: The store cannot be reached.
+        """
         if isinstance(self.root, Path):
             return (self.root / name).read_bytes() if (self.root / name).is_file() else None
         try:
-            found = _store(self.root).read(name).result()
+            result = _store(self.root).read(name).result()
         except (ValueError, OSError) as error:
             raise SourceError(f"{self.root}/{name} cannot be read: {_first_line(error)}. Check address and access.") from None
-        return bytes(found.value) if found.state == "value" else None
+        return bytes(result.value) if result.state == "value" else None
 
     def folders(self) -> list[str] | None:
-        """The names of the folders below; None where the store cannot list (http)."""
+        """The names of the directories below; None if the store cannot list (http)."""
         if isinstance(self.root, Path):
             return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
         try:
@@ -52,7 +58,7 @@ class Location:
         return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
 
     def kvstore(self, path: str = "") -> dict[str, Any] | str:
-        """The folder (or one below it) as TensorStore's key-value store."""
+        """This directory, or the one at `path` below it, as a TensorStore key-value store."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
         return _remote(f"{self.root}/{path}")
@@ -69,7 +75,7 @@ def _remote(address: str) -> dict[str, Any] | str:
 
 
 def _context() -> Any:
-    """Nothing is cached, and a server that does not answer is given up within half a minute."""
+    """No cache, and few enough retries that a server which does not answer fails within half a minute."""
     import tensorstore
 
     retries = {"max_retries": RETRIES, "max_delay": "4s"}
@@ -78,25 +84,45 @@ def _context() -> Any:
 
 
 def require(where: Location) -> None:
-    """Raises `SourceError` with the pip command where TensorStore is not installed."""
+    """Checks that TensorStore is installed to read `where`.
+
+    Raises:
+        SourceError: It is not; the message has the pip command.
+    """
     if importlib.util.find_spec("tensorstore") is None:
         raise SourceError(f"{where} needs tensorstore to be read. Install it with: pip install 'jaxconv[orbax]'")
 
 
 def check_inside(path: str, where: str) -> str:
-    """The path, once it is known to stay in its folder. Raises `SourceError` for one that leaves it."""
+    """The path, once it is known to stay within its directory.
+
+    Args:
+        path: A relative path that a checkpoint names, with slashes.
+        where: The file that names it, for the message.
+
+    Raises:
+        SourceError: The path leads elsewhere.
+    """
     parts = path.split("/")
     odd = "\0" in path or "\\" in path or any(part in ("", ".", "..") or len(part) > MAX_PART for part in parts)
     if odd:
         raise SourceError(
-            f"{where} names the array {path[:200]!r}, which is no path inside the checkpoint. "
+            f"{where} names the array {path[:200]!r}, which is not a path inside the checkpoint. "
             "Do not use this checkpoint before you know where it comes from."
         )
     return path
 
 
 def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, TensorRef]:
-    """References to the arrays of TensorStore specs by name. Raises `SourceError` for one that does not open."""
+    """References to the arrays of TensorStore specs, by name.
+
+    Args:
+        specs: Name of each tensor -> its TensorStore spec.
+        where: The checkpoint, for messages.
+
+    Raises:
+        SourceError: An array does not open, or its dtype is not one of safetensors.
+    """
     import tensorstore
 
     context = _context()
@@ -120,19 +146,29 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
     if stored not in SAFETENSORS_NAMES:
         raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
 
+    itemsize = numpy_dtype(SAFETENSORS_NAMES[stored]).itemsize
+    chunk = math.prod(array.chunk_layout.read_chunk.shape) * itemsize
+    if chunk > MAX_PADDING + 2 * math.prod(array.shape) * itemsize:  # TensorStore would allot it, and abort the process
+        raise SourceError(
+            f"{where}: array {name} of shape {list(array.shape)} is stored in chunks of {chunk} bytes, more than it "
+            "has. The checkpoint is damaged; copy it again."
+        )
+
     def fetch(view: Any) -> Array:
         import numpy as np
         import tensorstore
 
         try:
-            found = np.empty(view.shape, view.dtype.numpy_dtype)  # in huge pages, unlike what TensorStore's read allots
-            tensorstore.array(found).write(view).result()
+            values = np.empty(
+                view.shape, view.dtype.numpy_dtype
+            )  # NumPy allocates in huge pages, TensorStore's read does not
+            tensorstore.array(values).write(view).result()
         except (ValueError, OSError, MemoryError) as error:
             raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
-        return found
+        return values
 
     whole = LastRead(lambda: fetch(array))
-    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # of which TensorStore decodes all for any row
+    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # which TensorStore decodes as a whole for any row
 
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore

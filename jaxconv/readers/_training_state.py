@@ -1,4 +1,4 @@
-"""Which leaves of a saved tree are the model's parameters, and what they are called.
+"""Finds the model's parameters among the leaves of a saved tree, and names them.
 
 Training loops save parameters beside optimizer state, step counters and wrappers of their own (MaxText
 `params.params`, Tunix `model_params`, flax TrainState `params`, NNX a trailing `value`). Optimizer state repeats the
@@ -21,10 +21,17 @@ Keys = tuple[str, ...]
 
 
 def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str], tuple[str, ...]]:
-    """The parameters' dotted names by their path of keys, and notes on what was left aside.
+    """The parameters among the leaves of a saved tree.
 
-    Raises `RefusedError` for a tree of optimizer state or adapters without the model's own weights, and for
-    adapters that are not merged.
+    Args:
+        leaves: The path of keys of every leaf.
+        where: The checkpoint, for messages.
+
+    Returns:
+        The parameters' dotted names by path of keys, and notes on what was ignored.
+
+    Raises:
+        RefusedError: The tree holds only optimizer state or adapters, or adapters that are not merged.
     """
     paths = [tuple(keys) for keys in leaves]
     states = [keys for keys in paths if not OPTIMIZER.isdisjoint(keys)]
@@ -32,9 +39,9 @@ def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str]
     left = {*states, *counters}
     kept = [keys for keys in paths if keys and keys not in left]
     if not kept:
-        found = ", ".join(sorted({keys[0] for keys in paths if keys})[:5]) or "nothing"
+        listed = ", ".join(sorted({keys[0] for keys in paths if keys})[:5]) or "nothing"
         raise RefusedError(
-            f"{where} holds no model parameters, at most optimizer state and counters (found: {found}). "
+            f"{where} holds no model parameters, at most optimizer state and counters (it has {listed}). "
             "Point at the checkpoint item with the parameters (items, model_params, params)."
         )
     _refuse_adapters(kept, where)
@@ -42,11 +49,11 @@ def parameter_names(leaves: Iterable[Keys], where: str) -> tuple[dict[Keys, str]
     while _wrapped(names):
         names = {keys: name.split(".", 1)[1] for keys, name in names.items()}
     ignored = [(states, "optimizer state"), (counters, "counters and random keys")]
-    return names, tuple(f"{what} ignored ({len(found)} arrays)." for found, what in ignored if found)
+    return names, tuple(f"{what} ignored ({len(paths)} arrays)." for paths, what in ignored if paths)
 
 
 def _wrapped(names: Mapping[Keys, str]) -> bool:
-    """Whether one wrapper lies around all names; `model` is one only around Hugging Face's own `model`."""
+    """Whether all names share a wrapper's prefix; `model` counts as one only around Hugging Face's own `model`."""
     first = {name.split(".")[0] for name in names.values()}
     if len(first) != 1 or not all("." in name for name in names.values()):
         return False
@@ -54,7 +61,7 @@ def _wrapped(names: Mapping[Keys, str]) -> bool:
 
 
 def _inner(keys: Keys) -> Keys:
-    """Without the `value` that NNX puts at the end of every variable."""
+    """The path without the `value` that NNX appends to every variable."""
     return keys[:-1] if len(keys) > 1 and keys[-1] in ("value", "raw_value") else keys
 
 

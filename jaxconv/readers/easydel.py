@@ -1,4 +1,4 @@
-"""EasyDeL's folders: config.json, one zarr array a folder, and an index of them (EasyDeL 0.3, eformer's serialization)."""
+"""EasyDeL's directories: config.json, a zarr directory per array, and their index (EasyDeL 0.3, eformer's serialization)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,21 @@ INDEX = "tensorstore_index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the folder has the index."""
+    """Whether `weights` is a directory with the index."""
     return isinstance(weights, Path) and (weights / INDEX).is_file()
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
-    """The arrays of the index. Raises `SourceError` for an index that is wrong or arrays that are not there."""
+    """The arrays of the index.
+
+    Args:
+        weights: The directory.
+        step: Not used: a directory holds one step.
+
+    Raises:
+        SourceError: The index is damaged, an array is missing, or TensorStore is not installed.
+        RefusedError: The arrays are not a whole model.
+    """
     location = Location(Path(weights))
     require(location)
     entries = _entries(Path(weights) / INDEX)
@@ -30,8 +39,8 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     if len(arrays) != len(entries):
         raise SourceError(f"{location}/{INDEX} lists an array twice; expected each once. Copy the checkpoint again.")
     names, notes = parameter_names(arrays, str(weights))
-    found = open_tensors({names[keys]: arrays[keys] for keys in names}, str(weights))
-    return Checkpoint(FORMAT, str(weights), found, notes=notes)
+    tensors = open_tensors({names[keys]: arrays[keys] for keys in names}, str(weights))
+    return Checkpoint(FORMAT, str(weights), tensors, notes=notes)
 
 
 def _entries(index: Path) -> list[tuple[str, str]]:
@@ -40,11 +49,11 @@ def _entries(index: Path) -> list[tuple[str, str]]:
         prefixes = document["prefixes"]
         return [(prefix, check_inside(entry["path"], str(index))) for prefix, group in prefixes.items() for entry in group]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{index} is no index of EasyDeL ({error!r}). Copy the checkpoint again.") from None
+        raise SourceError(f"{index} is not an index of EasyDeL ({error!r}). Copy the checkpoint again.") from None
 
 
 def _keys(prefix: str, path: str) -> tuple[str, ...]:
-    """Without the folder of the item: `model/model/norm/kernel` and `model/lm_head/kernel` lie in item `model`.
+    """The path without the item's directory: `model/model/norm/kernel` and `model/lm_head/kernel` lie in item `model`.
 
     Training states list other items, `tx` for the optimizer, whose name stays in front.
     """

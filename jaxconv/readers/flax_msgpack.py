@@ -19,7 +19,7 @@ INDEX = "flax_model.msgpack.index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the directory has a msgpack index, or one file that begins like a msgpack map of names."""
+    """Whether `weights` is a directory with a msgpack index, or with one file that begins like a msgpack map of names."""
     if not isinstance(weights, Path) or not weights.is_dir():
         return False
     return (weights / INDEX).is_file() or _single(weights) is not None
@@ -34,8 +34,13 @@ def _single(folder: Path) -> Path | None:
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """The tensors of a directory.
 
+    Args:
+        weights: The directory.
+        step: Not used: a directory holds one step.
+
     Raises:
         SourceError: A file is missing or damaged, or index and files disagree.
+        RefusedError: The arrays are not a whole model.
     """
     folder = Path(weights)
     single = _single(folder)

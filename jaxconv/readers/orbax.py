@@ -1,7 +1,7 @@
 """Orbax checkpoints, read through `_METADATA` and TensorStore, so that any topology's checkpoint opens.
 
-StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one folder
-an array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
+StandardCheckpointer, PyTreeCheckpointer and CheckpointManager roots of orbax-checkpoint 0.5 to 0.12: OCDBT or one directory
+per array, zarr or zarr3. https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 FORMAT = "orbax"
 PRIORITY = 5
 TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
-# Items of a checkpoint manager that hold parameters, those that win first (MaxText, Tunix, orbax's defaults).
+# Items of a checkpoint manager that hold parameters, by priority (MaxText, Tunix, orbax's defaults).
 ITEMS = ("items", "model_params", "params", "default", "state", "model")
 STEP = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})")
 UNFINISHED = re.compile(r"(?:[A-Za-z]\w*_)?(\d{1,18})\.orbax-checkpoint-tmp(?:-\d+)?")
@@ -32,13 +32,13 @@ NO_ARRAY = frozenset({"Dict", "List", "Tuple", "None", "scalar", "string", "str"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether an Orbax item lies here, or below one step; URIs are always taken for Orbax."""
+    """Whether `weights` is an Orbax item or has one below a step. URIs are always taken for Orbax."""
     if not isinstance(weights, Path):
         return True
     try:
         return weights.is_dir() and _find(Location(weights), None)[0] is not None
     except SourceError:
-        return True  # it is Orbax, and open() says what is wrong with it
+        return True  # it is Orbax, and open() reports the problem
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
@@ -49,8 +49,8 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         step: The step of a manager's root; the newest whole one if None.
 
     Raises:
-        SourceError: There is no such checkpoint, or it is damaged.
-        RefusedError: The checkpoint has no parameters.
+        SourceError: The checkpoint does not exist or is damaged, or TensorStore is not installed.
+        RefusedError: The checkpoint does not hold the parameters of a whole model.
     """
     location = Location(weights)
     require(location)
@@ -94,7 +94,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     steps = {int(match[1]): name for name in folders if (match := STEP.fullmatch(name))}
     unfinished = _unfinished(location, folders, steps)
     if step is not None:
-        return _chosen_step(location, steps, unfinished, step), ()
+        return _requested_step(location, steps, unfinished, step), ()
     for number in sorted(steps.keys() - unfinished, reverse=True):
         item = _item_of_step(location.child(steps[number]))
         if item is not None:
@@ -107,7 +107,7 @@ def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[
     return None, ()
 
 
-def _chosen_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
+def _requested_step(location: Location, steps: Mapping[int, str], unfinished: Set[int], step: int) -> Location:
     whole = sorted(steps.keys() - unfinished)
     listed = f"it has {', '.join(map(str, whole))}" if whole else "it has none"
     if step in unfinished:
@@ -158,7 +158,7 @@ def _is_item(location: Location) -> bool:
 
 
 def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
-    """TensorStore specs by path of keys."""
+    """TensorStore specs, by path of keys."""
     raw = location.read(TREE)
     if raw is None:
         return _listed(location)
@@ -167,13 +167,13 @@ def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
     if database is None:
         database = location.read(MANIFEST) is not None
     driver = "zarr3" if document.get("use_zarr3") else "zarr"
-    # Older versions of Orbax store no chunk of zeros; where all are stored, one that is missing is lost.
+    # Older versions of Orbax do not store chunks of zeros. Where all chunks are stored, a missing one is an error.
     fill = not document.get("store_array_data_equal_to_fill_value")
     return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
 
 
 def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> dict[str, Any]:
-    """TensorStore's spec of an array; `fill` takes chunks that are not there for zeros."""
+    """The TensorStore spec of an array. With `fill`, missing chunks are zeros."""
     if database:
         store: Any = {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}
     else:
@@ -182,18 +182,17 @@ def _spec(location: Location, name: str, database: bool, driver: str, fill: bool
 
 
 def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
-    """The arrays of a `_METADATA` by path of keys, and the document. Raises `SourceError` for any other JSON."""
+    """The paths of the arrays in a `_METADATA` file, and the document. Raises `SourceError` for any other JSON."""
     if len(raw) > MAX_TREE:
         raise SourceError(f"{where} has {len(raw)} bytes, more than {MAX_TREE}. Copy the checkpoint again.")
     document = parse_json(raw, where, "Copy the checkpoint again.")
     try:
         entries = document["tree_metadata"]
-        found = [_entry(entry) for entry in entries.values()]
+        paths = [path for entry in entries.values() if (path := _entry(entry)) is not None]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SourceError(
-            f"{where} is no tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
+            f"{where} is not a tree of Orbax ({type(error).__name__}: {error}). Copy the checkpoint again."
         ) from None
-    paths = [path for path in found if path is not None]
     if not 0 < len(set(paths)) == len(paths) <= MAX_ARRAYS:
         raise SourceError(
             f"{where} lists {len(paths)} arrays, {len(set(paths))} of them distinct. Copy the checkpoint again."
@@ -210,7 +209,7 @@ def _entry(entry: Mapping[str, Any]) -> Keys | None:
 
 
 def _listed(location: Location) -> dict[Keys, dict[str, Any]]:
-    """Without `_METADATA` the arrays are those that the database, or the folder, lists."""
+    """The arrays that the database or the directory lists, for checkpoints without `_METADATA`."""
     if location.read(MANIFEST) is not None:
         import tensorstore
 

@@ -32,12 +32,16 @@ RESERVED = frozenset({SINGLE, "model-score.safetensors", "model-backbone.safeten
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the directory has a safetensors model, single or indexed."""
+    """Whether `weights` is a directory with a safetensors model, single or indexed."""
     return isinstance(weights, Path) and any((weights / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """The tensors of a directory with `model.safetensors`, or with shards and their index.
+
+    Args:
+        weights: The directory.
+        step: Not used: a directory holds one step.
 
     Raises:
         SourceError: A file is missing or damaged, or index and files disagree.
@@ -101,7 +105,14 @@ def _indexed(index: Path) -> list[Shard]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads and checks the header of one file: its shard, its tensors by name in file order, its identity."""
+    """Reads and checks the header of the file at `path`.
+
+    Returns:
+        The shard, its tensors by name in file order, and the file's identity.
+
+    Raises:
+        SourceError: The file is damaged or cannot be read.
+    """
     header = read_header(path)
     refs = {
         name: file_tensor(
@@ -113,7 +124,14 @@ def read_shard(path: Path) -> Shard:
 
 
 def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -> TensorRef:
-    """A tensor whose bytes lie in a file. Sub-byte dtypes can be copied but not read."""
+    """A tensor whose bytes lie in a file. Sub-byte dtypes can be copied but not read.
+
+    Args:
+        name: The tensor's name.
+        dtype: Its safetensors dtype name.
+        shape: Its shape.
+        extent: Where its bytes lie.
+    """
 
     def read() -> Array:
         return _read_array(name, dtype, shape, extent.path, extent.offset)

@@ -18,12 +18,16 @@ INDEX = "pytorch_model.bin.index.json"
 
 
 def matches(weights: Path | str) -> bool:
-    """Whether the directory has a PyTorch model, single or indexed."""
+    """Whether `weights` is a directory with a PyTorch model, single or indexed."""
     return isinstance(weights, Path) and any((weights / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """The tensors of all files, mapped and not read.
+
+    Args:
+        weights: The directory.
+        step: Not used: a directory holds one step.
 
     Raises:
         SourceError: torch is not installed, a pickle asks for more than tensors, or index and files disagree.

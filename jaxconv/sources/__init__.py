@@ -84,7 +84,13 @@ def resolve(
 def resolve_base(base: str | Path, access: HubAccess | None = None) -> Source:
     """Locates the config and tokenizer of a base; the weights of a hub id are not fetched.
 
-    `access.revision` belongs to the weights and is not applied to the base.
+    Args:
+        base: The base as the caller names it: a directory or a hub id.
+        access: How the hub is used. Its `revision` belongs to the weights and is not applied to the base.
+
+    Raises:
+        SourceError: The base does not exist or cannot be fetched.
+        UsageError: The base is an empty string.
     """
     access = replace(access or HubAccess(), revision=None)
     if not str(base).strip():

@@ -58,12 +58,12 @@ COPIED = tuple(asset.pattern for asset in ASSETS if asset.copy)
 
 
 def is_fetched(name: str) -> bool:
-    """Whether a file of a hub repository, by its path from the root, is needed beside the weights."""
+    """Whether the file `name` of a hub repository, a path from its root, is needed beside the weights."""
     return any(fnmatch(name, pattern) for pattern in FETCHED)
 
 
 def copied_names(directory: Path) -> list[str]:
-    """The files of a directory that an output holds byte for byte, by their path from the directory, sorted."""
+    """The files of `directory` that an output holds byte for byte, by their path from the directory, sorted."""
     return sorted(name for name in _files(directory) if any(fnmatch(name, pattern) for pattern in COPIED))
 
 
@@ -78,7 +78,7 @@ def _files(directory: Path) -> Iterator[str]:
 
 
 def read_copied(directory: Path) -> dict[str, bytes]:
-    """The content of every file that is copied to the output, by its path from the directory.
+    """The content of every file of `directory` that is copied to the output, by its path from the directory.
 
     Raises:
         SourceError: A file cannot be read, or is a symbolic link that leads out of the source.
@@ -88,6 +88,10 @@ def read_copied(directory: Path) -> dict[str, bytes]:
 
 def read_asset(directory: Path, name: str) -> bytes:
     """The content of one file of the source.
+
+    Args:
+        directory: The source's directory.
+        name: The file's path from the directory.
 
     Raises:
         SourceError: The file cannot be read, or is a symbolic link that leads out of the source.

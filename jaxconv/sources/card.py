@@ -1,4 +1,4 @@
-"""What the source's own model card says that its conversion must repeat."""
+"""What the source's model card says that the card of its conversion must repeat."""
 
 from __future__ import annotations
 

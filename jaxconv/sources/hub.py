@@ -60,6 +60,11 @@ def choose_files(names: Sequence[str], *, weights: bool, read_weight_map: Callab
 def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | None]:
     """Brings the needed files of a hub repository into the hub's cache.
 
+    Args:
+        repo: The hub id.
+        access: How the hub is used.
+        weights: Whether the weights are needed too.
+
     Returns:
         The snapshot's directory, and its commit.
 
@@ -96,14 +101,21 @@ def _cached(repo: str, access: HubAccess, patterns: list[str]) -> Path:
 
 
 def is_offline(access: HubAccess) -> bool:
-    """Whether only the cache may be used: by request, or by HF_HUB_OFFLINE."""
+    """Whether only the cache may be used: by request in `access`, or by HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return access.offline or bool(constants.is_offline_mode())
 
 
 def read_headers(repo: str, access: HubAccess) -> Checkpoint | None:
-    """The names, dtypes and shapes of a repository's safetensors, read by ranges; None if it has no safetensors.
+    """The names, dtypes and shapes of a repository's safetensors, read by ranges.
+
+    Args:
+        repo: The hub id.
+        access: How the hub is used.
+
+    Returns:
+        A checkpoint of headers only; None for a repository without safetensors.
 
     Raises:
         SourceError: The headers cannot be read; the message says what the hub answered and what to do.

@@ -59,9 +59,7 @@ def proven_logits(compared: Compared, prompts: Prompts, device: str, findings: l
             f"the largest logit of the source is {both.largest_logit:.3g}; expected at least {MARGIN * tolerance:.3g}, below "
             "which a scaled logit cannot be told from an unscaled one."
         )
-    score = output.tensors["score.weight"].array("score.weight").astype(np.float64)
-    logits = both.hidden @ score.T if both.scores is None else both.scores
-    if "score.bias" in output.tensors:
-        logits = logits + output.tensors["score.bias"].array("score.bias").astype(np.float64)
+    logits = both.hidden @ compared.score_weight.T if both.scores is None else both.scores
+    logits = logits + compared.score_bias
     rows = model.lm_head.weight.read_rows(answers).astype(np.float64)
     return both.logits, float((np.abs(both.hidden) @ np.abs(rows).T).max()), logits

@@ -11,7 +11,7 @@ from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.presets import Preset
 from jaxconv.presets.detect import detect
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.output import Output
 
 METHODS = ("from_2_way_softmax", "no_post_processing")

@@ -36,7 +36,8 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
     if config.get("architectures") != [model.family.target_architecture]:
         yield f"config.json has architectures {config.get('architectures')}; expected ['{model.family.target_architecture}']."
     yield from _check_labels(config, expected)
-    dtype = NUMPY_NAMES[_main_dtype(output)] if model.packed is None else _stated_dtype(source, output)
+    score = model.family.head.score
+    dtype = NUMPY_NAMES[_main_dtype(output, score)] if model.packed is None else _stated_dtype(source, output)
     for key in ("dtype", "torch_dtype"):
         if config.get(key) != dtype:
             kept = "the backbone is" if model.packed is None else "the source's activations are"
@@ -103,10 +104,10 @@ def _stated_dtype(source: JsonObject, output: Output) -> str:
     return NUMPY_NAMES[embeddings[0]] if embeddings else ""
 
 
-def _main_dtype(output: Output) -> str:
+def _main_dtype(output: Output, score: str) -> str:
     """The dtype of most bytes of the backbone."""
     sizes: dict[str, int] = {"F32": 0}
     for name, stored in output.tensors.items():
-        if not name.startswith("score."):
+        if not name.startswith(f"{score}."):
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.nbytes
     return max(sizes, key=lambda dtype: sizes[dtype])

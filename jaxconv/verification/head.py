@@ -19,7 +19,6 @@ from jaxconv.verification.rounding import float32_order, unit_in_last_place
 from jaxconv.verification.source_files import SourceFiles
 
 ULPS = 1  # of a scaled row: the scale is rounded to float32 once, the product once more
-HEAD, EMBEDDING, BIAS = "lm_head.weight", "model.embed_tokens.weight", "lm_head.bias"
 # Model type -> (config key that multiplies logits, or divides them, what transformers takes an absent key for).
 LOGIT_FACTORS: Mapping[str, tuple[str, int, float]] = {
     "cohere": ("logit_scale", 1, 0.0625),
@@ -72,17 +71,18 @@ def check_head(model: Model, source: SourceFiles, adapter: AdapterFiles, output:
 
     ids = list(expected.token_ids)
     rows = model.lm_head.weight.read_rows(ids)
-    findings = list(_check_rows(rows, source, adapter, ids))
+    names = model.family.head
+    findings = _check_rows(rows, names.weight if source.named(names.weight) else names.embedding, source, adapter, ids)
     factor = logit_factor(model.config)
     if factor != model.transform.scale:
         findings.append(f"the conversion multiplied logits by {model.transform.scale:g}; config.json asks for {factor:g}.")
     if expected.rows_sha256 not in (None, hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()):
         findings.append("jaxconv.json records another sha256 of the head rows than the source's rows have.")
-    weight, bias = _combined(rows, _bias(source, ids), factor, expected)
+    weight, bias = _combined(rows, _bias(names.bias, source, ids), factor, expected)
     scaled = factor * expected.scale != 1.0
     errors = []
-    for name, array in (("score.weight", weight), ("score.bias", bias)):
-        if name == "score.bias" and name not in output.tensors and not np.any(bias):
+    for name, array in ((f"{names.score}.weight", weight), (f"{names.score}.bias", bias)):
+        if array is bias and name not in output.tensors and not np.any(bias):
             continue
         text, error = _compare(name, array, output.tensors, ULPS if scaled else 0)
         errors.append(error)
@@ -92,8 +92,8 @@ def check_head(model: Model, source: SourceFiles, adapter: AdapterFiles, output:
     return Head(not findings, max(known) if len(known) == len(errors) else None, tuple(findings))
 
 
-def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Sequence[int]) -> list[str]:
-    """Whether the rows that the conversion reads are those of the source's own array."""
+def _check_rows(rows: Array, name: str, source: SourceFiles, adapter: AdapterFiles, ids: Sequence[int]) -> list[str]:
+    """Whether the rows that the conversion reads are those of the source's own array of the tensor `name`."""
     import numpy as np
 
     from jaxconv.checkpoint import safetensors_dtype
@@ -102,10 +102,12 @@ def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Se
     if scaled is not None:
         if scaled.shape == rows.shape and np.array_equal(scaled, rows):
             return []
-        return [f"the conversion read other rows of the tokens {list(ids)} than {HEAD} times its scale gives."]
-    name = HEAD if source.named(HEAD) else EMBEDDING
+        return [f"the conversion read other rows of the tokens {list(ids)} than {name} times its scale gives."]
+    hidden = rows.shape[1]
     for ref in source.named(name):
-        located = source.locate(name, _head_shape(source, ref.shape))
+        # [vocabulary, hidden size], which may be transposed and padded where it lies
+        vocabulary = ref.shape[0] if len(ref.shape) == 2 and ref.shape[1] == hidden else ref.shape[-1]
+        located = source.locate(name, (vocabulary, hidden))
         if located is None:
             continue
         place = located.place
@@ -121,14 +123,8 @@ def _check_rows(rows: Array, source: SourceFiles, adapter: AdapterFiles, ids: Se
     return [f"the source has no array that can be the head {name}."]
 
 
-def _head_shape(source: SourceFiles, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[vocabulary, hidden size] of a stored head, which may be transposed and padded."""
-    hidden = source.config.get("hidden_size")
-    return (shape[0] if len(shape) == 2 and shape[1] == hidden else shape[-1], hidden or shape[-1])
-
-
-def _bias(source: SourceFiles, ids: Sequence[int]) -> Array | None:
-    refs = source.named(BIAS)
+def _bias(name: str | None, source: SourceFiles, ids: Sequence[int]) -> Array | None:
+    refs = [] if name is None else source.named(name)
     return refs[0].read()[list(ids)] if refs else None
 
 

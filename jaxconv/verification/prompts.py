@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxconv.encoding import PairEncoder
 from jaxconv.errors import UsageError
 from jaxconv.families import text_config
 from jaxconv.model import Model
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.encoding import PairEncoder
+from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.output import Output, read_object
 from jaxconv.verification.pairs import Pairs
 

@@ -11,14 +11,14 @@ from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import JaxconvError, SourceError, UsageError, VerificationError
 from jaxconv.model import Model, ReadOptions, read_model
-from jaxconv.prompt import read_template
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.text.prompt import read_template
 from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
 from jaxconv.verification.claims import Claims, Expected, expect
 from jaxconv.verification.config import check_config
-from jaxconv.verification.head import HEAD, Head, check_head
+from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
@@ -165,12 +165,12 @@ def prove(
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
         raise UsageError(f"--against-vllm needs one label; {folder} has {expected.num_labels}, which /score does not take.")
-    arrays = read_source(model, raw)
-    adapter = _adapter(model)
+    arrays, adapter = read_source(model, raw), _adapter(model)
     merges = adapter.merges(lambda name: _dtype_of(name, arrays, model))
     structure = compare_tensors(
         tuple(model.checkpoint.tensors), arrays, output.tensors,
-        dtype=expected.dtype, merges=merges, left_out=lambda name: _is_left_out(model, name),
+        dtype=expected.dtype, merges=merges, score=model.family.head.score,
+        left_out=lambda name: _is_left_out(model, name),
     )  # fmt: skip
     head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
@@ -216,7 +216,7 @@ def _is_left_out(model: Model, name: str) -> bool:
 def _adapter(model: Model) -> AdapterFiles:
     if model.adapter is None:
         return AdapterFiles({}, {})
-    return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, HEAD})
+    return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, model.family.head.weight})
 
 
 def _dtype_of(name: str, arrays: SourceFiles, model: Model) -> str:

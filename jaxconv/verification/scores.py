@@ -181,11 +181,7 @@ def _output_logits(compared: Compared, backend: Backend, prompts: Prompts, findi
             findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
         return np.asarray(scorer.token_logits(prompts.token_ids), np.float64), 0.0
     hidden = backend.hidden_states(*compared.classifier, prompts.token_ids).astype(np.float64)
-    tensors = compared.output.tensors
-    logits = hidden @ tensors["score.weight"].array("score.weight").astype(np.float64).T
-    if "score.bias" in tensors:
-        logits = logits + tensors["score.bias"].array("score.bias").astype(np.float64)
-    return logits, _magnitude(hidden, compared)
+    return hidden @ compared.score_weight.T + compared.score_bias, _magnitude(hidden, compared)
 
 
 def _answer_rows(compared: Compared) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxconv.backends import Backend, get_backend
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, UsageError
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
@@ -79,12 +79,32 @@ class Compared:
         """
         backbone, head = self.backbone, self.model.lm_head
         config: JsonObject = without_quantisation(_without_softcap(self.model))
-        tensors = {**backbone.tensors, "lm_head.weight": head.weight.renamed("lm_head.weight")}
+        name = self.model.family.head.weight
+        tensors = {**backbone.tensors, name: head.weight.renamed(name)}
         if head.bias is not None:
-            tensors["lm_head.bias"] = head.bias
+            tensors[head.bias.name] = head.bias
         if self.expected.dtype is not None:
             config = _with(config, tie_word_embeddings=False)
         return dataclasses.replace(backbone, tensors=tensors), config
+
+    @property
+    def score_weight(self) -> Array:
+        """The output's score rows [labels, hidden size], float64."""
+        return self._score("weight")
+
+    @property
+    def score_bias(self) -> Array:
+        """The output's score bias [labels], float64; zero if it has none."""
+        import numpy as np
+
+        bias = f"{self.model.family.head.score}.bias" in self.output.tensors
+        return self._score("bias") if bias else np.zeros(self.expected.num_labels)
+
+    def _score(self, kind: str) -> Array:
+        import numpy as np
+
+        name = f"{self.model.family.head.score}.{kind}"
+        return self.output.tensors[name].array(name).astype(np.float64)
 
     @property
     def classifier(self) -> tuple[Checkpoint, JsonObject]:
@@ -119,7 +139,8 @@ def choose_sides(backend: str, device: str, compared: Compared, *, quantizer: bo
         UsageError: The backend cannot run the model.
     """
     config = compared.model.config
-    backend = "torch" if compared.model.family.by_proof else backend
+    if compared.model.family.by_proof:  # transformers, on a device that PyTorch has
+        backend, device = "torch", "auto" if device == "tpu" else device
     if quantizer and backend in ("auto", "torch") and has_quantizer(compared.model):
         try:
             runner = get_backend("torch", device, config=config)

@@ -15,7 +15,6 @@ from jaxconv.verification.libraries import Place, axis_sizes, libraries
 from jaxconv.verification.output import Stored, stored_tensors
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-HEADS = ("lm_head.weight", "lm_head.bias")
 # What old files carry and no model reads: tables that are computed from the config.
 UNUSED = re.compile(r"(.*\.)?rotary_emb\.(inv_freq|(cos|sin)_cached)|.*\.attn\.(masked_)?bias")
 
@@ -51,6 +50,7 @@ class SourceFiles:
         layout: The layout of their names.
         config: The language model's part of config.json.
         sizes: The sizes of merged axes.
+        heads: The names of the LM head and its bias.
         stored: Where safetensors files keep them, as the safetensors library reads their headers.
         findings: What is wrong with the files, a sentence each.
     """
@@ -59,6 +59,7 @@ class SourceFiles:
     layout: str
     config: JsonObject
     sizes: Mapping[str, int]
+    heads: tuple[str, ...]
     stored: Mapping[str, Stored]
     findings: tuple[str, ...] = ()
 
@@ -77,7 +78,7 @@ class SourceFiles:
 
     def unaccounted(self, names: Iterable[str], left_out: Callable[[str], bool]) -> list[str]:
         """The arrays that hold none of the tensors `names`, heads, unused tables and what is left out apart."""
-        known = {ref.name for name in (*names, *HEADS) for ref in self.named(name)}
+        known = {ref.name for name in (*names, *self.heads) for ref in self.named(name)}
         return [name for name in self.raw if name not in known and not UNUSED.fullmatch(name) and not left_out(name)]
 
     def checkpoint(
@@ -136,7 +137,8 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
         differing = sorted(raw.tensors.keys() ^ stored.keys())
         if differing and not findings:
             findings.append(f"the safetensors library reads other names from the source than jaxconv: {_some(differing)}.")
-    return SourceFiles(raw.tensors, model.layout, config, axis_sizes(config), stored, tuple(findings))
+    heads = tuple(name for name in (model.family.head.weight, model.family.head.bias) if name is not None)
+    return SourceFiles(raw.tensors, model.layout, config, axis_sizes(config), heads, stored, tuple(findings))
 
 
 def _cast(ref: TensorRef, dtype: str | None) -> TensorRef:

@@ -14,8 +14,6 @@ from jaxconv.verification.byte_comparison import compare_bytes
 from jaxconv.verification.output import Stored
 from jaxconv.verification.source_files import FLOATS, Located, SourceFiles
 
-SCORE = ("score.weight", "score.bias")
-
 
 @dataclass(frozen=True, slots=True)
 class Structure:
@@ -52,6 +50,7 @@ def compare_tensors(
     dtype: str | None = None,
     merges: Mapping[str, Merge] | None = None,
     left_out: Callable[[str], bool] = lambda name: False,
+    score: str = "score",
 ) -> Structure:
     """Compares tensors of the output with the source's arrays, bytes where these are of one form, values elsewhere.
 
@@ -62,6 +61,7 @@ def compare_tensors(
         dtype: The safetensors dtype that floating-point tensors are cast to.
         merges: How an adapter changes tensors, by name.
         left_out: Whether an array of the source has no place in a classifier, as a draft head has none.
+        score: The name of the output's score layer.
     """
     merges = merges or {}
     wrong: dict[str, str] = {}
@@ -82,7 +82,7 @@ def compare_tensors(
             pairs.append(Pair(name, entry, stored))
     wrong |= dict(_compare(pairs, source, merges))
     identical = len(names) - len(wrong)
-    for name in sorted(output.keys() - set(names) - set(SCORE)):
+    for name in sorted(output.keys() - set(names) - {f"{score}.weight", f"{score}.bias"}):
         wrong[name] = "is in the output and is not a tensor of the classifier."
     ordered = sorted(wrong, key=[*names, *wrong].index)
     missing = [f"the source's array {name} is in no tensor of the output." for name in source.unaccounted(names, left_out)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxconv.chat_environment import RenderingError, render_variables, undeclared_variables
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.prompt import render, variables_of
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.chat_environment import RenderingError, render_variables, undeclared_variables
+from jaxconv.text.prompt import render, variables_of
+from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output
 from jaxconv.verification.pairs import Pairs

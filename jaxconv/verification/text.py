@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.encoding import PairEncoder
 from jaxconv.errors import JaxconvError
-from jaxconv.json_files import read_optional_object
-from jaxconv.prompt import TEMPLATE_NAME
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.transformers_reading import Asked, Reading, ReadingError, Rendered, is_installed, read_with_transformers
+from jaxconv.json_files import JsonObject, read_optional_object
+from jaxconv.text.encoding import PairEncoder
+from jaxconv.text.prompt import TEMPLATE_NAME
+from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.text.transformers_reading import Asked, Reading, ReadingError, Rendered, is_installed, read_with_transformers
 
 RECORD = "sentence_bert_config.json"
 # What jaxconv says by its own reading where transformers is not installed.
@@ -56,12 +56,15 @@ def check_text(assets: Path, folder: Path, pairs: Sequence[tuple[str, str]]) -> 
         encoder = PairEncoder(stored, vocabulary, max_length=2**62)
         texts = [encoder.render(*pair) for pair in pairs]
         ids = [vocabulary.ids(text) for text in texts]
-        findings: list[str] = []
-        named = _named_template(folder)
+        record = read_optional_object(folder / RECORD)
     except (JaxconvError, OSError, UnicodeDecodeError) as error:
         return TextCheck((f"prompts cannot be made: {error}",), False, OWN_READING)
     if not is_installed():
-        return TextCheck(tuple(findings), False, OWN_READING)
+        return TextCheck((), False, OWN_READING)
+    findings: list[str] = []
+    named = _named_template(record)
+    if record is not None and named is None:
+        findings.append(f"{RECORD} names no chat template, so CrossEncoder would render another prompt.")
     as_vllm = Asked(stored, tuple(pairs))
     as_encoder = [Asked(named, tuple(pairs), special=False, add_generation_prompt=True)] if named is not None else []
     made, source = read_with_transformers([(folder, [as_vllm, *as_encoder]), (assets, [as_vllm])])
@@ -76,12 +79,9 @@ def check_text(assets: Path, folder: Path, pairs: Sequence[tuple[str, str]]) -> 
     return TextCheck(tuple(findings), True, (), made.class_name)
 
 
-def _named_template(folder: Path) -> str | None:
-    """The name of the template that CrossEncoder renders, or None without its record."""
-    record = read_optional_object(folder / RECORD)
-    if record is None:
-        return None
-    kwargs = record.get("processing_kwargs")
+def _named_template(record: JsonObject | None) -> str | None:
+    """The name of the template that CrossEncoder renders, or None where its record has none."""
+    kwargs = (record or {}).get("processing_kwargs")
     settings = kwargs.get("chat_template") if isinstance(kwargs, dict) else None
     name = settings.get("chat_template") if isinstance(settings, dict) else None
     return name if isinstance(name, str) else None

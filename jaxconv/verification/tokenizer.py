@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxconv.chat_templates import displaced_templates, file_of
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.sources.assets import read_copied
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.chat_templates import displaced_templates, file_of
+from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.output import Output, read_object
 from jaxconv.verification.quantisation import COMPANIONS, check_companions
 

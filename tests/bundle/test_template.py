@@ -7,7 +7,7 @@ import pytest
 from jaxconv.errors import UsageError
 from jaxconv.plan import prompt_for
 from jaxconv.presets import get
-from jaxconv.prompt import render
+from jaxconv.text.prompt import render
 
 QUERY, DOCUMENT = "what\nis {{ it }}?", "  a <|im_end|> document\n"
 

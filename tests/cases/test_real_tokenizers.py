@@ -12,14 +12,14 @@ import pytest
 from transformers import AutoTokenizer
 
 from examples.smollm2 import checkpoint
-from jaxconv import prompt_fit
-from jaxconv.encoding import PairEncoder
 from jaxconv.plan import prompt_for
 from jaxconv.presets import get
-from jaxconv.prompt import user_prompt
-from jaxconv.prompt_fit import COMPARED_PAIRS, fit_prompt
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.transformers_reading import Asked, Reading, read_with_transformers
+from jaxconv.text import prompt_fit
+from jaxconv.text.encoding import PairEncoder
+from jaxconv.text.prompt import user_prompt
+from jaxconv.text.prompt_fit import COMPARED_PAIRS, fit_prompt
+from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.text.transformers_reading import Asked, Reading, read_with_transformers
 from tests.support.real_tokenizers import tokenizer_folder
 from tests.support.text_cases import messages_of
 

@@ -28,9 +28,9 @@ STRUCTURED = "{% for m in messages %}{{ m.role }}: {{ m.content[0].text }}\n{% e
 LOGITS = {"method": "forward", "method_output_name": "logits"}
 
 
-def saved(folder: Path, template: Any, form: str = "flat", **files: str) -> Path:
+def saved(folder: Path, template: Any, form: str = "flat", **sizes: int) -> Path:
     """A reranker as sentence-transformers saves it."""
-    base = text_source(folder / "base", settings={**QWEN, "chat_template": template}, files=files)
+    base = text_source(folder / "base", settings={**QWEN, "chat_template": template}, **sizes)
     modalities = {"text": LOGITS, "message": {**LOGITS, "format": form}}
     options: dict[str, Any] = {"model_kwargs": {"dtype": torch.float32}, "module_output_name": "causal_logits"}
     module = Transformer(str(base), transformer_task="text-generation", modality_config=modalities, **options)

@@ -109,8 +109,10 @@ NAMED = {
     "the first token": "{{ bos_token }}Query: {{ query }}\nDocument: {{ document }}:",
     "several": "{{ unk_token }}{{ query }}{{ eos_token }}{{ document }}{{ pad_token }}:\n\n",
     "over messages": "{{ bos_token }}" + CHAT + "{{ eos_token }}\n\n\n",
-    "an exception that is not raised": "{% if not query is string %}{{ raise_exception('no') }}{% endif %}{{ query }} {{ document }}:",
-    "loop controls": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}\n\n",
+    "an exception never raised": "{% if query is number %}{{ raise_exception(0) }}{% endif %}{{ query }}{{ document }}:",
+    "loop controls": (
+        "{% for m in messages %}{{ m.content }}{{ eos_token }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}\n\n"
+    ),
     "JSON": "{{ {'é<': query, 'd': document} | tojson }}{{ eos_token }}.",
     "the year": "{{ strftime_now('%Y') }} {{ query }} {{ document }}:",
     "a namespace": "{% set ns = namespace(x=eos_token) %}{{ dict(a=1).a }}{{ query }}{{ ns.x }}{{ document }}:",
@@ -149,7 +151,7 @@ WRONG = {
     "the lengths": ("{{ query | length }} {{ document | length }}", "without the query and the document"),
     "capitals": ("{{ Query }} {{ Document }}", "reads `Document`, `Query`"),
     "a condition on an instruction": ("{{ query }}{% if instruction %}{{ document }}{% endif %}", "without the document"),
-    "parts of messages": ("{{ messages[0].content[0].text }} {{ messages[1].content[0].text }}", "without the query and the doc"),
+    "parts of messages": ("{{ messages[0].content[0].text }} {{ messages[1].content[0].text }}", "without the query and"),
     "a token that the tokenizer has not": ("{{ sep_token }}{{ query }} {{ document }}", "reads `sep_token`"),
     "the first letters": ("{{ query[:3] }} {{ document[:3] }}", "without the query and the document"),
 }  # fmt: skip

@@ -166,9 +166,13 @@ def _rows_below(tokenizer: Tokenizer) -> int:
     return int(tokenizer.get_vocab_size()) - 2
 
 
-@pytest.mark.parametrize("template", ["<extra_4>{{ query }} {{ document }}:", "{{ query }} {{ document }}<extra_3>",
-                                      "{{ query }}<extra_4>{{ document }}.", "{{ messages[0].content }}<extra_4>{{ messages[1].content }}",
-                                      "<extra_3><extra_4>{{ document }} {{ query }}\n\n"])  # fmt: skip
+ROWLESS = (
+    "<extra_4>{{ query }} {{ document }}:", "{{ query }} {{ document }}<extra_3>", "{{ query }}<extra_4>{{ document }}.",
+    "{{ messages[0].content }}<extra_4>{{ messages[1].content }}", "<extra_3><extra_4>{{ document }} {{ query }}\n\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ROWLESS)
 def test_a_prompt_with_a_token_without_a_row_is_refused(template: str, tmp_path: Path) -> None:
     """The message names the token, by convert and by inspect."""
     tokenizer = _extra(byte_level(), 5)
@@ -202,17 +206,20 @@ def test_tokens_that_the_settings_add_are_tokens(tmp_path: Path) -> None:
     assert len(plain_prompt_ids(source, body)("", "")) == 3
 
 
+AT_SPACES = pre_tokenizers.Sequence(
+    [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+)
 REBUILT: dict[str, tuple[str, dict[str, Any], Any]] = {
     "a Qwen2 with GPT-2's pre-tokenizer": ("qwen2", QWEN, pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "a Qwen2 by its model type": ("qwen2", LLAMA, pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "a Qwen3 that splits at spaces": (
         "qwen3", QWEN,
-        pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+        AT_SPACES,
     ),
     "a Qwen3 without a class": ("qwen3", {"eos_token": "</s>"}, pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "a GPT-2": (
         "llama", {**LLAMA, "tokenizer_class": "GPT2TokenizerFast"},
-        pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+        AT_SPACES,
     ),
     "a Cohere": ("llama", {**LLAMA, "tokenizer_class": "CohereTokenizer"}, pre_tokenizers.ByteLevel(add_prefix_space=False)),
 }  # fmt: skip

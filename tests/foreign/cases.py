@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +63,25 @@ def unpack(name: str, folder: Path) -> Case:
     original = write_original(
         folder / "original", said["family"], dtype=said["original_dtype"], seed=said["seed"], **said["settings"]
     )
-    write_tokenizer(original, json.loads((original / "config.json").read_text())["vocab_size"])
+    config = json.loads((original / "config.json").read_text())
+    write_tokenizer(original, config["vocab_size"], bytewise=config["model_type"] == "qwen2")
     return Case(said, folder / "fixture", original)
 
 
-def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """A word-level tokenizer of exactly `vocab_size` words."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"t{number}" for number in range(4, vocab_size))]
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def write_tokenizer(folder: Path, vocab_size: int, *, bytewise: bool = False) -> None:
+    """A tokenizer of exactly `vocab_size` pieces, t4, t5, ... among them: of words, or of words and bytes.
+
+    transformers builds Qwen2's tokenizer anew as one of bytes, whatever tokenizer.json says.
+    """
+    alphabet = [*string.ascii_lowercase, *string.digits, "Ġ", "Ċ"] if bytewise else []
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"t{number}" for number in range(4, vocab_size - len(alphabet))), *alphabet]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    if bytewise:
+        made = Tokenizer(models.BPE(vocabulary, []))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(words[:4])
     made.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}

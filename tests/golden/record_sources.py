@@ -203,12 +203,6 @@ def _tokenizers(recorder: Recorder) -> None:
     with recorder.changed("tokenizer/more-files", "family/llama-untied") as source:
         source["files"] |= {"chat_template.jinja": "{{ messages[0].content }}\n", "special_tokens_map.json": "{}\n"}
         source["files"] |= {"vocab.json": '{"yes": 260}', "merges.txt": "y e\n", "added_tokens.json": "{}"}
-    with recorder.changed("tokenizer/both-ends", "family/llama-tied") as source:
-        tokenizer = json.loads(source["files"]["tokenizer.json"])
-        processor = tokenizer["post_processor"]
-        processor["single"].append({"SpecialToken": {"id": "</s>", "type_id": 0}})
-        processor["special_tokens"]["</s>"] = {"id": "</s>", "ids": [2], "tokens": ["</s>"]}
-        source["files"]["tokenizer.json"] = json.dumps(tokenizer, indent=2, ensure_ascii=False)
     with recorder.changed("tokenizer/prefix-space", "family/mistral-untied") as source:
         tokenizer = json.loads(source["files"]["tokenizer.json"])
         model = tokenizer["model"]

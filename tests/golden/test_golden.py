@@ -21,6 +21,7 @@ from tests.golden.comparison import Allowed, Comparison, compare, recorded, reco
 from tests.golden.conversion import run
 
 # Such as ("foreign/*", "jaxconv.json: key base"): "the provenance names the base".
+QWEN2 = "transformers builds Qwen2's tokenizer anew, which the record did not say"
 ALLOWED: Allowed = {
     ("*", f"README.md: added \n{ONLINE}\n"): "the card says what on-line quantisation in vLLM needs",
     ("*", "jaxconv.json: key libraries"): "the provenance records library versions",
@@ -32,6 +33,24 @@ ALLOWED: Allowed = {
     ("method/two-labels", "README.md"): "several labels get softmax; the card claimed sigmoid",
     ("method/two-labels-identity", "config.json: key sentence_transformers"): "identity was dropped for several labels",
     ("method/two-labels-identity", "config_sentence_transformers.json: key activation_fn"): "as above",
+    **{
+        (case, f"model-0000{number}-of-00004.safetensors"): "loaders expect the metadata format pt"
+        for case in ("container/mlx*", "container/no-metadata*")
+        for number in (1, 2, 3)
+    },
+    ("*qwen2-*", "jaxconv.json: key warnings"): QWEN2,
+    ("*qwen2-*", "README.md"): QWEN2,
+    ("preset/mxbai*", "jaxconv.json: key warnings"): QWEN2,
+    ("preset/mxbai*", "README.md"): QWEN2,
+    ("preset/calibrated-twice", "jaxconv.json: key warnings"): QWEN2,
+    ("preset/calibrated-twice", "README.md"): QWEN2,
+    ("tokenizer/no-settings", "jaxconv.json: key warnings"): QWEN2,
+    ("tokenizer/no-settings", "README.md"): QWEN2,
+    (
+        "tokenizer/no-settings",
+        "config.json: key pad_token_id",
+    ): "without settings transformers takes its class's own pad token",
+    ("tokenizer/no-settings", "tokenizer_config.json"): "as above, so none is added",
 }
 
 CASES, SMOLLM2 = cases(), smollm2_cases()

@@ -15,8 +15,8 @@ from jaxconv.head import METHODS
 from jaxconv.plan import prompt_for
 from jaxconv.presets import Preset, for_hub_id, get, presets
 from jaxconv.presets.detect import detect
-from jaxconv.prompt import render
 from jaxconv.sources import Source
+from jaxconv.text.prompt import render
 
 CONVERTIBLE = [preset for preset in presets() if not preset.refusal]
 REFUSED = [preset for preset in presets() if preset.refusal]

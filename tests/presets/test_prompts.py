@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 import jaxconv
 from jaxconv.bundle.sentence_transformers import NAMED_TEMPLATE as TEMPLATE
 from jaxconv.presets import Preset, get, presets
-from jaxconv.scoring import Scorer
+from jaxconv.text.encoding import folder_encoder
 from tests.support.authors import Encode, authors_code
 from tests.support.real_checkpoints import architecture_of, checkpoint_of
 from tests.support.real_tokenizers import QWEN, tokenizer_folder
@@ -145,12 +145,12 @@ def test_ids_with_an_instruction(preset: Preset, outputs: Any) -> None:
 def test_every_consumer_has_the_same_ids(preset: Preset, outputs: Any) -> None:
     """The named template without special tokens (sentence-transformers) and `jaxconv score` give what vLLM is served."""
     source, output = made = outputs(preset)
-    scorer = Scorer(output, None, "none")  # type: ignore[arg-type]
+    encoder = folder_encoder(output, 2**30)
     named = (output / TEMPLATE).read_text()
     for query, document in CASES.values():
         text = rendered(named, query, document, source, add_generation_prompt=True)
         plain = tokenizer_of(source)(text, add_special_tokens=False)["input_ids"]
-        assert served_ids(made, query, document) == plain == scorer.encode(query, document)
+        assert served_ids(made, query, document) == plain == encoder.encode(query, document).ids
 
 
 @pytest.mark.parametrize("name", ["qwen3-reranker", "mxbai-rerank-base-v2", "bge-reranker-v2-gemma", "ctxl-rerank-v2-6b"])
@@ -159,9 +159,8 @@ def test_a_long_document_is_cut_and_the_suffix_kept(name: str, outputs: Any) -> 
     source, output = outputs(get(name))
     query, document = "what is it", "a long document of many words " * 400
     theirs = authors_encode(authors_code(name), source, 300)(query, document, None)
-    scorer = Scorer(output, None, "none")  # type: ignore[arg-type]
-    scorer.encoder.max_length = len(theirs)
-    ours, empty = scorer.encode(query, document), scorer.encode(query, "")
+    encoder = folder_encoder(output, len(theirs))
+    ours, empty = encoder.encode(query, document).ids, encoder.encode(query, "").ids
     suffix = next(count for count in range(1, 99) if empty[-count - 1 :] != ours[-count - 1 :])
     assert suffix >= (5 if name.startswith("ctxl") else 8)
     assert len(theirs) - 2 <= len(ours) <= len(theirs)

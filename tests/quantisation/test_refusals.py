@@ -38,7 +38,7 @@ CONFIGS: list[tuple[str, Any, type[JaxconvError], str]] = [
     ("mlx copy", {"group_size": 64, "bits": 4}, RefusedError, r"mlx.*packed embedding.*--dequantize"),
     ("unknown", {"quant_method": "hqq"}, RefusedError, r"'hqq' as quant_method.*expected one of: awq, compressed-tensors"),
     ("pattern", {**CT, "ignore": ["re:("], "config_groups": {"group_0": {**GROUP, "targets": ["re:("]}}}, SourceError,
-     r"'re:\(', which is no regular expression"),
+     r"'re:\(', which is not a regular expression"),
     ("no method", {"activation_scheme": "dynamic"}, RefusedError, r"None as quant_method"),
     ("not an object", [1], SourceError, r"\[1\] as quantization_config; expected an object"),
     ("list", {**FP8, "modules_to_not_convert": "lm_head"}, SourceError, r"'lm_head' as modules_to_not_convert; expected a"),

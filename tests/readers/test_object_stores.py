@@ -47,12 +47,12 @@ def test_a_step_without_commit_success_is_unfinished(tmp_path: Path, bucket: Buc
     steps = [2, 10]
     for mark in root.rglob("commit_success.txt"):
         mark.unlink()
-    bucket.upload(root, "run")
-    address = f"{bucket.address}/run"
+    bucket.upload(root, "steps")
+    address = f"{bucket.address}/steps"
     assert open_checkpoint(address).path.startswith(f"{address}/{steps[-1]}")
     (tmp_path / "mark").mkdir()
     (tmp_path / "mark" / "commit_success.txt").write_text("")
-    bucket.upload(tmp_path / "mark", f"run/{steps[0]}")
+    bucket.upload(tmp_path / "mark", f"steps/{steps[0]}")
     checkpoint = open_checkpoint(address)
     assert checkpoint.path.startswith(f"{address}/{steps[0]}")
     assert f"step {', '.join(map(str, steps[1:]))} of" in checkpoint.notes[0]

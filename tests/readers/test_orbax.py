@@ -156,7 +156,7 @@ def test_paths_stay_inside(tmp_path: Path, folders: Path, key: str) -> None:
     """A name that leaves the folder of an array-per-folder checkpoint is refused."""
     path = shutil.copytree(folders, tmp_path / "copy")
     _metadata(path, _rename(key))
-    with pytest.raises(SourceError, match=r"no path inside the checkpoint|does not open"):
+    with pytest.raises(SourceError, match=r"not a path inside the checkpoint|does not open"):
         open_checkpoint(path)
 
 
@@ -196,3 +196,13 @@ def test_a_lost_chunk_is_found(tmp_path: Path, folders: Path) -> None:
         open_checkpoint(path).tensors["model.a"].read()
     _metadata(path, lambda document: document.pop("store_array_data_equal_to_fill_value") and None)
     assert not open_checkpoint(path).tensors["model.a"].read().any()
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 63) - 1])
+def test_a_chunk_that_is_larger_than_its_array(tmp_path: Path, folders: Path, size: int) -> None:
+    """TensorStore would try to allot it and abort the process."""
+    path = shutil.copytree(folders, tmp_path / "copy")
+    zarray = path / "model.b" / ".zarray"
+    zarray.write_text(json.dumps({**json.loads(zarray.read_text()), "chunks": [size]}))
+    with pytest.raises(SourceError, match=r"model\.b"):
+        open_checkpoint(path)

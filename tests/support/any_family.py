@@ -39,6 +39,8 @@ SMALL: dict[str, Any] = {
 
 # What a family needs beside.
 EXTRA: dict[str, dict[str, Any]] = {
+    "zaya": {"num_experts_per_tok": 1},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
     "mamba2": {"num_heads": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},

@@ -61,12 +61,12 @@ def _trained(special: tuple[str, ...]) -> str:
 
 
 @functools.cache
-def _model(kind: str, rows: int) -> Path:
+def _model(kind: str, rows: int, sizes: tuple[tuple[str, int], ...]) -> Path:
     """A random model of a kind, kept for the session."""
     folder = Path(tempfile.mkdtemp(prefix="jaxconv-text-")) / "model"
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 512, "vocab_size": rows}
-    config = AutoConfig.for_model(kind, **sizes, **({} if kind == "qwen2" else {"head_dim": 16}))
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"num_key_value_heads": 1, "max_position_embeddings": 512, "vocab_size": rows}
+    config = AutoConfig.for_model(kind, **{**small, **({} if kind == "qwen2" else {"head_dim": 16}), **dict(sizes)})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -84,10 +84,11 @@ def text_source(
     kind: str = "qwen3",
     rows: int = ROWS,
     files: dict[str, Any] | None = None,
+    **sizes: int,
 ) -> Path:
     """A source: a random model with a tokenizer, tokenizer_config.json and further files (JSON unless they are text)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in _model(kind, rows).iterdir():
+    for path in _model(kind, rows, tuple(sizes.items())).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (tokenizer or byte_level()).save(str(folder / "tokenizer.json"))
     for name, content in {"tokenizer_config.json": settings or (QWEN if kind == "qwen3" else LLAMA), **(files or {})}.items():

@@ -19,11 +19,11 @@ import jaxconv.layouts.tunix
 import jaxconv.merge
 import jaxconv.model
 import jaxconv.models.decoder
-import jaxconv.prompt_fit
 import jaxconv.readers.safetensors
+import jaxconv.text.prompt_fit
 import jaxconv.writer.shards
 from jaxconv.checkpoint import TensorRef
-from jaxconv.pad_token import PadToken
+from jaxconv.text.pad_token import PadToken
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -314,7 +314,7 @@ TEXT = {
         "qwen3", in_file("tokenizer_config.json", lambda raw: None), "tokenizer_config.json"
     ),
     "prompts end in the pad token": Sabotage(
-        "qwen3", attribute(jaxconv.prompt_fit, "choose_pad_token", lambda choose: pad_with_end),
+        "qwen3", attribute(jaxconv.text.prompt_fit, "choose_pad_token", lambda choose: pad_with_end),
         "prompts end in the pad token", {"template": "{{ query }} {{ document }}</s>"},
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ import jaxconv
 from examples.demo import PROMPT, TRIALS
 from examples.smollm2 import checkpoint
 from jaxconv.cli import main
-from jaxconv.prompt import render
+from jaxconv.text.prompt import render
 from jaxconv.verification import vllm as verification_vllm
 from jaxconv.verification.scores import Scores
 from tests.support.scores import causal_logits

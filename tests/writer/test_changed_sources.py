@@ -85,6 +85,7 @@ def test_a_change_between_header_and_copy(untied: Path, tmp_path: Path) -> None:
     write_into(source / SHARDS[0])
     with pytest.raises(SourceError, match=f"{SHARDS[0]} changed"):
         stream.write_file(files[0], tmp_path, "copy", lambda nbytes: None)
+    assert names(tmp_path) == ["source"]  # noticed before anything was copied
 
 
 @pytest.mark.parametrize("form", ["msgpack", "torch"])

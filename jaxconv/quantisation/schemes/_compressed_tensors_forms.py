@@ -52,7 +52,16 @@ class Group:
 
 
 def read_group(name: str, groups: JsonObject, config: JsonObject) -> Group | None:
-    """One group; None for one that quantises no weights."""
+    """One group; None for one that does not quantise weights.
+
+    Args:
+        name: The group's name.
+        groups: `config_groups` of the configuration.
+        config: The whole quantization_config, whose format a group without one has.
+
+    Raises:
+        SourceError: The group does not say how its weights are stored.
+    """
     group = section(groups, name) or {}
     weights, inputs = section(group, "weights"), section(group, "input_activations") or {}
     if weights is None:
@@ -95,7 +104,10 @@ def _block(weights: JsonObject, strategy: str) -> tuple[int, int]:
 
 
 def stored_inputs(group: Group) -> tuple[Part, ...]:
-    """What is stored of the activations. No weight depends on it, but without it a server's numbers are memory."""
+    """What a linear of `group` stores of its activations.
+
+    No weight depends on it, but without it a server's numbers are whatever its memory held.
+    """
     if not group.static_inputs:
         return ()
     if group.format == NVFP4:

@@ -60,7 +60,15 @@ class Awq:
         return consumers(transformers="transformers needs the package gptqmodel.")
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: The weight's shape does not fit the groups.
+        """
         matrix = matrix_of(name, parameter)
         if matrix is None or not self._is_quantised(matrix[0]):
             return None
@@ -81,7 +89,7 @@ class Awq:
         return Storage(module, f"{self.kind} (gemm)", shape, parts, _decoder(size))
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`: AWQ has nothing but linears."""
+        """Always false, whatever `name` is: AWQ stores nothing but linears."""
         return False
 
     def _is_quantised(self, module: str) -> bool:
@@ -92,17 +100,26 @@ class Awq:
 
 
 def open(config: JsonObject, source: Source) -> Awq:
-    """As in `Scheme`. Old files have other words for bits and group size."""
+    """As in `Scheme`. Old files have other words for bits and group size.
+
+    Args:
+        config: The quantization_config.
+        source: The checkpoint, whose tensors tell which linears are quantised.
+
+    Raises:
+        SourceError: A value makes no sense.
+        RefusedError: The codes are not in the one form that vLLM reads.
+    """
     bits = whole(config, "w_bit" if "w_bit" in config else "bits")
     version = config.get("version", "gemm")
-    for found, expected, what in (
+    for value, expected, what in (
         (bits, 4, "bits"),
         (str(version).lower(), "gemm", "version"),
         (flag(config, "zero_point", True), True, "zero_point"),
     ):
-        if found != expected:
+        if value != expected:
             raise RefusedError(
-                f"quantization_config has {found!r} as {what} of awq; expected {expected!r}, the form that vLLM "
+                f"quantization_config has {value!r} as {what} of awq; expected {expected!r}, the form that vLLM "
                 f"reads. {ORIGINAL}"
             )
     group_size = whole(config, "q_group_size" if "q_group_size" in config else "group_size", minimum=-1)
@@ -112,12 +129,20 @@ def open(config: JsonObject, source: Source) -> Awq:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`. An empty list stays: vLLM then derives what is plain from the dtypes, and one entry would stop that."""
+    """As in `Scheme`. An empty list of `config` stays empty.
+
+    vLLM then derives what is plain from the dtypes, and one entry would stop that.
+    """
     return with_entry(config, LIST, "score") if strings(config, LIST) else None
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: the companion has the same list."""
+    """As in `Scheme`: the companion has the same list.
+
+    Args:
+        companion: The file's name.
+        content: Its JSON object.
+    """
     return keep_score_plain(content) if companion in COMPANIONS else None
 
 

@@ -58,7 +58,15 @@ class CompressedTensors:
         return consumers(transformers=needs, sentence_transformers=DEQUANTISE)
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: Two groups store the module differently, or the weight is not of a shape that its group can store.
+        """
         matrix = matrix_of(name, parameter, tuple(CLASSES))
         if matrix is None or exactly_or_regex(matrix[0], self.ignore):
             return None
@@ -70,7 +78,7 @@ class CompressedTensors:
         return Storage(module, group.kind, shape, (*parts, *stored_inputs(group)), decode)
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`."""
+        """As in `Quantisation`: whether `name` is a scale of a key-value cache."""
         return self.cache and CACHE_SCALES.fullmatch(name) is not None
 
     def _group(self, module: str, class_name: str) -> Group | None:
@@ -86,7 +94,16 @@ class CompressedTensors:
 
 
 def open(config: JsonObject, source: Source) -> CompressedTensors:
-    """As in `Scheme`."""
+    """As in `Scheme`.
+
+    Args:
+        config: The quantization_config.
+        source: Not used: the configuration says everything.
+
+    Raises:
+        SourceError: A value makes no sense, or the groups are missing.
+        RefusedError: The configuration has sparsity or rotations.
+    """
     for key, what in (("sparsity_config", "2:4 or bitmask sparsity"), ("transform_config", "rotations of the activations")):
         if section(config, key):
             raise RefusedError(f"quantization_config has a {key} ({what}), which jaxconv does not know. {ORIGINAL}")
@@ -106,7 +123,10 @@ def open(config: JsonObject, source: Source) -> CompressedTensors:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: both readers take an exact name from `ignore`. Targets that name other modules leave it plain."""
+    """As in `Scheme`: both readers take an exact name from `ignore` of `config`.
+
+    Targets that name other modules leave `score` plain.
+    """
     groups = section(config, "config_groups") or {}
     targets = [target for name in groups for target in strings(section(groups, name) or {}, "targets") or ()]
     # What is neither a path nor a pattern is the name of a class, and `score` is a linear.
@@ -117,7 +137,12 @@ def keep_score_plain(config: JsonObject) -> JsonObject | None:
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: the method has no companions."""
+    """Always None: the method does not have companions.
+
+    Args:
+        companion: Not used.
+        content: Not used.
+    """
     return None
 
 

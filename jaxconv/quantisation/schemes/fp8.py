@@ -56,7 +56,7 @@ class Fp8:
         if self.block and (partial := self._partial()):
             return consumers(
                 transformers=f"Without a GPU that has fp8, transformers takes a wrong size of blocks for {partial}, whose "
-                "sides are no multiples of a block, and gives wrong scores without an error.",
+                "sides are not multiples of a block, and gives wrong scores without an error.",
                 transformers_reads=False,
             )
         if self.block:
@@ -69,7 +69,15 @@ class Fp8:
         return consumers(transformers=wrong, transformers_reads=False)
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: The weight is not a matrix.
+        """
         matrix = matrix_of(name, parameter)
         if matrix is None or exactly(matrix[0], self.plain):
             return None
@@ -86,7 +94,7 @@ class Fp8:
         return Storage(module, self.kind, shape, parts, codes_times_scales("weight", scale, (0, 0), shape[1]))
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`."""
+        """As in `Quantisation`: whether `name` is a scale of a key-value cache."""
         return self.cache and CACHE_SCALES.fullmatch(name) is not None
 
     def _partial(self) -> str:
@@ -104,13 +112,21 @@ class Fp8:
 
     def _names(self, module: str) -> tuple[str, str]:
         """The names of the scales that a module has; without a module, those that any has."""
-        theirs = STATIC_NAMES[1]
-        found = f"{module}.{theirs[0]}" in self.tensors if module else any(name.endswith(theirs[0]) for name in self.tensors)
-        return theirs if found else STATIC_NAMES[0]
+        names = STATIC_NAMES[1]
+        stored = f"{module}.{names[0]}" in self.tensors if module else any(name.endswith(names[0]) for name in self.tensors)
+        return names if stored else STATIC_NAMES[0]
 
 
 def open(config: JsonObject, source: Source) -> Fp8:
-    """As in `Scheme`."""
+    """As in `Scheme`.
+
+    Args:
+        config: The quantization_config.
+        source: The checkpoint, whose tensors tell how the scales are called.
+
+    Raises:
+        SourceError: A value makes no sense, or two lists disagree.
+    """
     block = pair(config, "weight_block_size")
     scheme = text(config, "activation_scheme", ("dynamic", "static"))
     if block and scheme == "static":
@@ -118,11 +134,11 @@ def open(config: JsonObject, source: Source) -> Fp8:
     if config.get("fmt") not in (None, "e4m3"):
         raise SourceError(f"quantization_config has {config['fmt']!r} as fmt; expected e4m3, the one that its readers know.")
     lists = [strings(config, key) for key in LISTS]
-    given = [set(entries) - {"score"} for entries in lists if entries]
-    if len(given) == 2 and given[0] != given[1]:
+    names = [set(entries) - {"score"} for entries in lists if entries]
+    if len(names) == 2 and names[0] != names[1]:
         raise SourceError(
             f"quantization_config has two lists that disagree: {LISTS[0]} and {LISTS[1]} differ in "
-            f"{', '.join(sorted(given[0] ^ given[1])[:5])}. vLLM reads the first, transformers the second: make them equal."
+            f"{', '.join(sorted(names[0] ^ names[1])[:5])}. vLLM reads the first, transformers the second: make them equal."
         )
     return Fp8(
         block=block,
@@ -135,7 +151,7 @@ def open(config: JsonObject, source: Source) -> Fp8:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: both lists where both exist, since each reader looks at another one first."""
+    """As in `Scheme`: both lists of `config` where both exist, since each reader looks at another one first."""
     present = [key for key in LISTS if strings(config, key) is not None] or [LISTS[1]]
     edited: JsonObject = config
     for key in present:
@@ -144,5 +160,10 @@ def keep_score_plain(config: JsonObject) -> JsonObject | None:
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: the method has no companions."""
+    """Always None: the method does not have companions.
+
+    Args:
+        companion: Not used.
+        content: Not used.
+    """
     return None

@@ -70,7 +70,16 @@ class Gptq:
         return consumers(transformers="transformers needs the packages gptqmodel and optimum.")
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: The settings of the module make no sense, or the weight is not a matrix.
+            RefusedError: Its words have a number of bits that vLLM does not read.
+        """
         matrix = matrix_of(name, parameter)
         if matrix is None:
             return None
@@ -90,7 +99,10 @@ class Gptq:
         return Storage(module, f"{settings.kind} ({self.format})", shape, parts, self._decoder(module, settings, shape))
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`: AutoGPTQ stored zeros as the bias of linears that have none; vLLM passes over them."""
+        """As in `Quantisation`: whether `name` is a bias beside words of codes.
+
+        AutoGPTQ stored zeros as the bias of linears without one; vLLM passes over them.
+        """
         module, _, leaf = name.rpartition(".")
         return leaf == "bias" and f"{module}.qweight" in self.tensors
 
@@ -136,7 +148,16 @@ class Gptq:
 
 
 def open(config: JsonObject, source: Source) -> Gptq:
-    """As in `Scheme`."""
+    """As in `Scheme`.
+
+    Args:
+        config: The quantization_config.
+        source: The checkpoint, whose tensors tell which linears are quantised.
+
+    Raises:
+        SourceError: A value makes no sense.
+        RefusedError: The words are Marlin's, or of a number of bits that vLLM does not read.
+    """
     if flag(config, "is_marlin_format", False):
         raise RefusedError(
             "quantization_config has is_marlin_format: expected plain GPTQ. Convert the checkpoint it was made from."
@@ -157,12 +178,17 @@ def open(config: JsonObject, source: Source) -> Gptq:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: vLLM derives what is plain from the stored dtypes, and `score` is F32."""
+    """Always None, whatever `config` says: vLLM derives what is plain from the stored dtypes, and `score` is F32."""
     return None
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`."""
+    """Always None: `score` is plain by its dtype.
+
+    Args:
+        companion: Not used.
+        content: Not used.
+    """
     return None
 
 

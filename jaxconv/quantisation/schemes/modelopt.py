@@ -81,7 +81,15 @@ class Modelopt:
         )
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: The weight's shape does not fit its algorithm.
+        """
         matrix = matrix_of(name, parameter)
         if matrix is None or containing_or_wildcard(matrix[0], self.exclude):
             return None
@@ -95,12 +103,21 @@ class Modelopt:
         return Storage(module, f"{algorithm.kind} ({key})", shape, (*parts, *inputs), decode)
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`."""
+        """As in `Quantisation`: whether `name` is a scale of a key-value cache."""
         return self.cache and CACHE_SCALES.fullmatch(name) is not None
 
 
 def open(config: JsonObject, source: Source) -> Modelopt:
-    """As in `Scheme`. The config is flat in config.json, and under "quantization" in the companion."""
+    """As in `Scheme`. The config is flat in config.json, and under "quantization" in the companion.
+
+    Args:
+        config: The quantization_config.
+        source: The checkpoint with its companion, if it has one.
+
+    Raises:
+        SourceError: A value makes no sense, or config.json and the companion disagree.
+        RefusedError: vLLM does not read the algorithm.
+    """
     config = section(config, "quantization") or config
     companion = section(source.companions.get(COMPANION, {}), "quantization") or {}
     algorithm = _algorithm(config.get("quant_algo"), "quant_algo", (*ALGORITHMS, MIXED))
@@ -128,7 +145,7 @@ def _check_lists(excluded: tuple[str, ...], theirs: tuple[str, ...] | None) -> N
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: both lists where both exist; a new one is `ignore`, which every vLLM reads.
+    """As in `Scheme`: both lists of `config` where both exist; a new one is `ignore`, which every vLLM reads.
 
     Mixed precision quantises the modules that it names and no other.
     """
@@ -144,7 +161,12 @@ def keep_score_plain(config: JsonObject) -> JsonObject | None:
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: the companion's list is `quantization.exclude_modules`."""
+    """As in `Scheme`: the companion's list is `quantization.exclude_modules`.
+
+    Args:
+        companion: The file's name.
+        content: Its JSON object.
+    """
     nested = section(content, "quantization")
     if companion != COMPANION or nested is None or _is_mixed(nested):
         return None

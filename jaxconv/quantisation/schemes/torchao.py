@@ -53,7 +53,16 @@ class Torchao:
         return consumers(vllm="vLLM needs the package torchao.", transformers="transformers needs the package torchao.")
 
     def storage(self, name: str, parameter: Parameter) -> Storage | None:
-        """As in `Quantisation`."""
+        """As in `Quantisation`.
+
+        Args:
+            name: The parameter's name in a plain checkpoint.
+            parameter: Its plain shape and kind.
+
+        Raises:
+            SourceError: The metadata does not say what its blocks are.
+            RefusedError: Its kind is one whose form depends on the machine that wrote it.
+        """
         described = self.kinds.get(name)
         if described is None or described.get("_type") == PLAIN:
             return None
@@ -77,12 +86,20 @@ class Torchao:
         )
 
     def accompanies(self, name: str) -> bool:
-        """As in `Quantisation`: torchao has nothing but parameters."""
+        """Always false, whatever `name` is: torchao stores nothing but parameters."""
         return False
 
 
 def open(config: JsonObject, source: Source) -> Torchao:
-    """As in `Scheme`."""
+    """As in `Scheme`.
+
+    Args:
+        config: The quantization_config.
+        source: The checkpoint, whose metadata has the kind of each tensor.
+
+    Raises:
+        SourceError: A value makes no sense, or the metadata does not have the kinds.
+    """
     kinds = {name: kind for name, text in source.metadata.items() if "." in name and (kind := _described(name, text))}
     if not kinds:
         raise SourceError(
@@ -96,12 +113,17 @@ def open(config: JsonObject, source: Source) -> Torchao:
 
 
 def keep_score_plain(config: JsonObject) -> JsonObject | None:
-    """As in `Scheme`."""
+    """As in `Scheme`: `score` joins modules_to_not_convert of `config`."""
     return with_entry(config, LIST, "score")
 
 
 def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | None:
-    """As in `Scheme`: the method has no companions."""
+    """Always None: the method does not have companions.
+
+    Args:
+        companion: Not used.
+        content: Not used.
+    """
     return None
 
 
@@ -110,7 +132,7 @@ def _described(name: str, text: str) -> JsonObject | None:
     if not re.fullmatch(r"\s*\{.*\}\s*", text, re.DOTALL):
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise SourceError(f"The metadata of {name} is not JSON: {error}. Get the checkpoint again.") from error
-    return found if isinstance(found, dict) and "_type" in found else None
+    return value if isinstance(value, dict) and "_type" in value else None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.prompt import PLAIN, TEMPLATE_NAME, render, vllm_template
-from jaxconv.tokenizer import Encoded, Vocabulary
+from jaxconv.text.prompt import PLAIN, TEMPLATE_NAME, render, vllm_template
+from jaxconv.text.tokenizer import Encoded, Vocabulary
 
 # Rounds of shortening a document that the template does not hold as it is, so that tokens cannot be told apart.
 ROUNDS = 40

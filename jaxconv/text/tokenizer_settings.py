@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject, read_optional_object
-from jaxconv.tokenizer_classes import ALWAYS_PLAIN, CLASS_DEFAULTS, FORCED, MODEL_CLASSES, PLAIN_CLASSES, Building
+from jaxconv.text.tokenizer_classes import ALWAYS_PLAIN, CLASS_DEFAULTS, FORCED, MODEL_CLASSES, PLAIN_CLASSES, Building
 
 SETTINGS = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"

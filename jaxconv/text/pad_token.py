@@ -6,8 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from jaxconv.errors import RefusedError
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.tokenizer_settings import SPECIAL_TOKENS_MAP
+from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.text.tokenizer_settings import SPECIAL_TOKENS_MAP
 
 # Pieces that serve as padding where the tokenizer names none, best first.
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>", "<|im_end|>", "</s>", "<eos>")

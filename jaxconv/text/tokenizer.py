@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import SourceError
-from jaxconv.tokenizer_classes import Building, is_rebuilt, rebuild
-from jaxconv.tokenizer_settings import AddedText, TokenizerSettings, read_settings
+from jaxconv.text.tokenizer_classes import Building, is_rebuilt, rebuild
+from jaxconv.text.tokenizer_settings import AddedText, TokenizerSettings, read_settings
 
 # What one answer may look like in a vocabulary: plain, after a space (byte-level and sentencepiece), other case.
 PREFIXES = ("", "Ġ", "▁", " ")

@@ -81,7 +81,7 @@ def vllm_template(body: str, instruction: str | None = None) -> str:
         The template over messages. One that reads `messages` itself is returned as it is.
     """
     if re.search(r"\bmessages\b", body):
-        from jaxconv.chat_environment import undeclared_variables
+        from jaxconv.text.chat_environment import undeclared_variables
 
         if "messages" in undeclared_variables(body)[0]:
             return body
@@ -117,7 +117,7 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
         RefusedError: The template reads a variable that nobody sets, or leaves the query or the document out.
         UsageError: It cannot be rendered, or takes too much time, memory or text.
     """
-    from jaxconv.chat_environment import RenderingError, try_template
+    from jaxconv.text.chat_environment import RenderingError, try_template
 
     pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
     over_messages = [variables_of(*pair, special_tokens=special_tokens) for pair in pairs]
@@ -223,7 +223,7 @@ def render(
     Raises:
         UsageError: The template cannot be rendered.
     """
-    from jaxconv.chat_environment import RenderingError, render_variables
+    from jaxconv.text.chat_environment import RenderingError, render_variables
 
     try:
         return render_variables(template, variables_of(query, document, instruction, special_tokens))

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxconv.errors import RefusedError
-from jaxconv.pad_token import PadToken, choose_pad_token
-from jaxconv.prompt import DOCUMENTS, QUERIES, Prompt, render
-from jaxconv.special_tokens import (
+from jaxconv.text.pad_token import PadToken, choose_pad_token
+from jaxconv.text.prompt import DOCUMENTS, QUERIES, Prompt, render
+from jaxconv.text.special_tokens import (
     PROBES,
     check_nothing_appended,
     leave_to_tokenizer,
     special_tokens,
     with_special_tokens,
 )
-from jaxconv.tokenizer import Vocabulary
-from jaxconv.transformers_reading import Asked, ReadingError, is_installed, read_with_transformers
+from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.text.transformers_reading import Asked, ReadingError, is_installed, read_with_transformers
 
 # What pre-tokenizers part otherwise: numbers, contractions, white space, newlines, scripts, marks.
 COMPARED_PAIRS = (

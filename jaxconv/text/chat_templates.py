@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from jaxconv.errors import SourceError
 from jaxconv.json_files import parse_json
-from jaxconv.tokenizer_settings import SETTINGS
+from jaxconv.text.tokenizer_settings import SETTINGS
 
 DEFAULT_FILE = "chat_template.jinja"
 DIRECTORY = "additional_chat_templates"

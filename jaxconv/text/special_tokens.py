@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Mapping
 
 from jaxconv.errors import RefusedError
-from jaxconv.prompt import EXAMPLE_PAIR, render
-from jaxconv.tokenizer import Vocabulary
+from jaxconv.text.prompt import EXAMPLE_PAIR, render
+from jaxconv.text.tokenizer import Vocabulary
 
 PROBES = (("query", "document"), EXAMPLE_PAIR, (" query", "\ndocument "), ("", ""))
 
