@@ -98,7 +98,6 @@ def test_layer_types_decide_the_tensors(tmp_path: Path) -> None:
         ({"model_type": "no_such_model"}, "does not know, and transformers .* has no model of this type"),
         ({"model_type": "clip_text_model"}, "does not know, and transformers .* has no causal LM of this type"),
         ({}, "None"),
-        ({"model_type": "qwen3", "quantization_config": {"bits": 4}}, "quantised"),
         ({"model_type": "qwen3", "is_causal": False}, "bidirectional"),
         ({"model_type": "qwen3", "architectures": ["Qwen3Model"]}, "ends in ForCausalLM"),
     ],
