@@ -114,8 +114,8 @@ def read_model(
     opened = opened or open_checkpoint(source.weights, options.step)
     refuse_quantised_tree(opened)
     quantised = quantisation_of(config, opened, source.assets)
-    layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout)
-    family = family.spelled_as(checkpoint.tensors)
+    family = family.spelled_as(opened.tensors)
+    layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout, family.head.embedding)
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
     if family.by_proof:

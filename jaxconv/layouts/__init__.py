@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError, UsageError
 from jaxconv.json_files import JsonObject
+from jaxconv.layouts import hf
 
 
 class Layout(Protocol):
@@ -83,13 +84,17 @@ def detect(checkpoint: Checkpoint) -> str:
     return fitting[0]
 
 
-def to_hf(checkpoint: Checkpoint, config: JsonObject, layout: str | None = None) -> tuple[str, Checkpoint]:
+def to_hf(
+    checkpoint: Checkpoint, config: JsonObject, layout: str | None = None, embedding: str = hf.EMBEDDING
+) -> tuple[str, Checkpoint]:
     """The layout's name and the tensors under Hugging Face names.
 
     Args:
         checkpoint: The checkpoint as its reader opened it.
         config: The language model's config.
         layout: The layout; detected if None.
+        embedding: What the model's family calls the input embedding. Names of PyTorch containers stay as they are where it
+            is another one than most families have and the checkpoint has it.
 
     Raises:
         LayoutError: The layout does not explain a name or a shape.
@@ -98,6 +103,9 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject, layout: str | None = None)
     if layout is not None and layout not in layouts():
         raise UsageError(f"layout {layout!r} is unknown; expected one of: {', '.join(layouts())}.")
     layout = layout or detect(checkpoint)
+    if layout == hf.NAME and embedding != hf.EMBEDDING and embedding in checkpoint.tensors:
+        hf.check_not_empty(checkpoint)
+        return layout, checkpoint
     return layout, layouts()[layout].to_hf(checkpoint, config)
 
 

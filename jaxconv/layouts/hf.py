@@ -18,6 +18,7 @@ from jaxconv.layouts._wrappers import check_wrappers
 NAME = "hf"
 FORMATS = ("safetensors", "torch_bin")
 ROOT = "model."
+EMBEDDING = "model.embed_tokens.weight"
 # What a backbone's names begin with when they lack `model.`.
 BACKBONE = ("embed_tokens.", "layers.", "norm.", "final_layernorm.", "rotary_emb.")
 # Prefix of a text model within a composite model -> prefix in a causal LM; the first that fits counts.
@@ -72,7 +73,7 @@ def to_hf(checkpoint: Checkpoint, config: JsonObject) -> Checkpoint:
     """
     names = standard_names(checkpoint.tensors)
     check_wrappers(checkpoint, names.values())
-    _check_not_empty(checkpoint)
+    check_not_empty(checkpoint)
     changed = [(name, standard) for name, standard in names.items() if name != standard]
     if not changed:
         return checkpoint
@@ -99,11 +100,12 @@ def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str
         raw: The source as its reader opened it.
         config: Not used.
     """
-    names = standard_names(raw.tensors)
+    names = standard_names(raw.tensors) | {name: name for name in raw.tensors if name in output.tensors}
     return {name: output.tensors[names[name]].renamed(name) for name in raw.tensors if names[name] in output.tensors}
 
 
-def _check_not_empty(checkpoint: Checkpoint) -> None:
+def check_not_empty(checkpoint: Checkpoint) -> None:
+    """Raises `SourceError` for tensors without values, as ZeRO-3 saves them."""
     empty = [name for name, ref in checkpoint.tensors.items() if ref.shape == (0,)]
     if empty:
         raise SourceError(

@@ -87,9 +87,9 @@ def test_verify_and_load_take_the_output(tmp_path: Path, glm: Path) -> None:
     convert(glm, tmp_path / "output")
     report = jaxconv.verify(glm, tmp_path / "output")
     assert report.passed and report.scores is not None
-    query, document = report.scores.asked[0]
+    query, document = report.scores.scored[0]
     score = jaxconv.load(tmp_path / "output", backend="torch").score(query, [document], raw=True)[0]
-    assert abs(score - report.scores.expected[0][0]) <= 1e-4
+    assert abs(score - report.scores.source[0][0]) <= 1e-4
     tensors = load_file(tmp_path / "output" / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
     save_file(tensors, tmp_path / "output" / "model.safetensors", {"format": "pt"})
