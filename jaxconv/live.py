@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxconv.arguments import checked
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, Checkpoint, TensorRef
@@ -24,6 +24,8 @@ from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
+
+Leaf: TypeAlias = Any  # an array of JAX or NumPy, or a tree of them
 
 FORMAT = "live"
 
@@ -121,13 +123,13 @@ def convert_params(
         return convert_resolved(source, output, request, live_checkpoint(tree), processes)
 
 
-def _tree(params: Any) -> Any:
+def _tree(params: Leaf) -> Leaf:
     from flax import nnx
 
     return nnx.state(params, nnx.Param) if isinstance(params, nnx.Module) else params
 
 
-def live_checkpoint(tree: Any) -> Checkpoint:
+def live_checkpoint(tree: Leaf) -> Checkpoint:
     """References to the arrays of a tree, by the keys that lead to them.
 
     Raises `SourceError` for leaves that are not arrays of numbers, `RefusedError` for trees without parameters.
@@ -143,14 +145,14 @@ def live_checkpoint(tree: Any) -> Checkpoint:
     )
 
 
-def _key(entry: Any) -> str:
+def _key(entry: Leaf) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
     return str(entry)
 
 
-def _ref(name: str, array: Any) -> TensorRef:
+def _ref(name: str, array: Leaf) -> TensorRef:
     dtype = str(getattr(array, "dtype", type(array).__name__))
     if dtype not in SAFETENSORS_NAMES or not hasattr(array, "shape"):
         raise SourceError(f"live parameter {name} is a {dtype}; expected an array of numbers.")
@@ -160,7 +162,7 @@ def _ref(name: str, array: Any) -> TensorRef:
     )
 
 
-def _on_host(array: Any) -> Array:
+def _on_host(array: Leaf) -> Array:
     """The whole array; if it is spread over processes, all of them have to ask for it."""
     import jax
     import numpy as np
@@ -175,11 +177,11 @@ def _on_host(array: Any) -> Array:
     return np.asarray(array)
 
 
-def _is_spread(array: Any) -> bool:
+def _is_spread(array: Leaf) -> bool:
     return not getattr(array, "is_fully_addressable", True)
 
 
-def _processes(params: Any, verify: bool) -> Processes:
+def _processes(params: Leaf, verify: bool) -> Processes:
     """Those that the arrays are spread over: all of the program, or this one.
 
     Raises `RefusedError` for arrays over some of the processes, `UsageError` for a proof that cannot be had.
@@ -204,7 +206,7 @@ def _processes(params: Any, verify: bool) -> Processes:
     return Collective()
 
 
-def _take(array: Any, ids: Sequence[int], axis: int) -> Array:
+def _take(array: Leaf, ids: Sequence[int], axis: int) -> Array:
     """Slices gathered where the array lies; with explicit mesh axes the result's sharding has to be given."""
     import jax
     import numpy as np

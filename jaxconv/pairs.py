@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.json_files import parse_json
+from jaxconv.json_files import JsonDict, parse_json
 
 STDIN = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 EXPECTED = '{"query": "…", "document": "…"}.'
 
 
-def read_rows(name: str) -> Iterator[dict[str, Any]]:
+def read_rows(name: str) -> Iterator[JsonDict]:
     """Reads rows, each with all its keys. Blank lines and a byte order mark are skipped.
 
     Args:
@@ -31,7 +30,7 @@ def read_rows(name: str) -> Iterator[dict[str, Any]]:
         raise UsageError(f"--pairs {name} cannot be read ({error}); expected JSONL of query and document.") from None
 
 
-def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, Any]]:
+def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[JsonDict]:
     """The rows of lines of JSON, as `read_rows`; `name` is what error messages call the lines."""
     number = rows = 0
     for number, line in enumerate(lines, 1):
@@ -44,7 +43,7 @@ def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[dict[str, An
         raise UsageError(f"--pairs {name} has no pairs in {number} lines; expected JSONL of query and document.")
 
 
-def _row(line: bytes | str, where: str) -> dict[str, Any]:
+def _row(line: bytes | str, where: str) -> JsonDict:
     try:
         text = line.decode("utf-8") if isinstance(line, bytes) else line
         row = parse_json(text, where, f"Expected {EXPECTED}")

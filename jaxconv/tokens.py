@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxconv.errors import TokenError
 from jaxconv.head import Method
@@ -30,7 +29,7 @@ def resolve_tokens(
     """
     if pieces is not None and ids is not None:
         raise TokenError("both --classifier-from-tokens and --token-ids were given; expected one of them.")
-    answers: Sequence[Any] = pieces if pieces is not None else ids or ()
+    answers: Sequence[object] = pieces if pieces is not None else ids or ()
     _check_count(len(answers), method)
     if pieces is not None:
         tokens = [_from_text(text, vocabulary) for text in pieces]
@@ -55,7 +54,7 @@ def _check_count(count: int, method: Method) -> None:
         raise TokenError("method no_post_processing takes at least one token, not an empty list.")
 
 
-def _from_text(text: Any, vocabulary: Vocabulary) -> Token:
+def _from_text(text: object, vocabulary: Vocabulary) -> Token:
     if not isinstance(text, str) or not text:
         raise TokenError(f"token {text!r} is not a string of at least one character; use --token-ids for ids.")
     index = vocabulary.id(text)
@@ -75,7 +74,7 @@ def _from_text(text: Any, vocabulary: Vocabulary) -> Token:
     return encoded[0]
 
 
-def _from_id(index: Any, vocabulary: Vocabulary, num_rows: int) -> Token:
+def _from_id(index: object, vocabulary: Vocabulary, num_rows: int) -> Token:
     if type(index) is not int or index < 0:
         raise TokenError(f"token id {index!r} is not a whole number of zero or more; expected one below {num_rows}.")
     if index >= num_rows:

@@ -11,11 +11,13 @@ import importlib.util
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, UsageError
 from jaxconv.json_files import JsonObject
+
+DeviceArray: TypeAlias = Any  # an array of the backend's framework
 
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("float32", "bfloat16", "float16")  # of a model's backbone
@@ -26,7 +28,7 @@ class DeviceMesh(Protocol):
     """A `jax.sharding.Mesh`, described without importing JAX."""
 
     @property
-    def axis_names(self) -> tuple[Any, ...]:
+    def axis_names(self) -> tuple[DeviceArray, ...]:
         """The names of the mesh's axes."""
         ...
 
@@ -78,19 +80,19 @@ class Backend(Protocol):
     name: str
     device: str
 
-    def put(self, x: Array) -> Any:
+    def put(self, x: Array) -> DeviceArray:
         """Copies the float32 host array `x` to the device."""
         ...
 
-    def subtract(self, x: Any, y: Any) -> Any:
+    def subtract(self, x: DeviceArray, y: DeviceArray) -> DeviceArray:
         """x - y, elementwise, of two device arrays."""
         ...
 
-    def multiply(self, x: Any, scale: float) -> Any:
+    def multiply(self, x: DeviceArray, scale: float) -> DeviceArray:
         """The device array `x` times the float32 scalar `scale`."""
         ...
 
-    def get(self, x: Any) -> Array:
+    def get(self, x: DeviceArray) -> Array:
         """Copies the device array `x` to a float32 host array."""
         ...
 
@@ -190,7 +192,7 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r} is unknown; expected one of: {', '.join(DTYPES)}.")
 
 
-def _usable(name: str, config: JsonObject | None) -> Any:
+def _usable(name: str, config: JsonObject | None) -> DeviceArray:
     """The module of a backend that is installed and runs the model."""
     module = importlib.import_module(f"{__name__}.{name}")
     packages = module.PACKAGES if config is None else module.MODEL_PACKAGES
@@ -212,7 +214,7 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _first_usable(config: JsonObject | None) -> Any:
+def _first_usable(config: JsonObject | None) -> DeviceArray:
     reasons = []
     for name in AUTO_ORDER:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ def _embedding_rows(model: Any) -> int:
 
 def _readers(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
     """What torch_backend takes: tensor names and functions that read the tensors."""
-    tensors: Mapping[str, Any] = checkpoint.tensors
+    tensors: JsonObject = checkpoint.tensors
     return {name: partial(mapped, ref) for name, ref in tensors.items()}
 
 

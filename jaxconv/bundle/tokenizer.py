@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from jaxconv.json_files import dump_json, parse_json
+from jaxconv.json_files import JsonDict, dump_json, parse_json
 from jaxconv.plan import Plan
 from jaxconv.text.tokenizer_settings import SETTINGS
 
@@ -18,6 +16,6 @@ def tokenizer_files(plan: Plan) -> dict[str, bytes]:
     files = dict(plan.assets)
     if plan.pad_token is not None and plan.pad_token.added:
         raw = files.get(SETTINGS)
-        settings: dict[str, Any] = {} if raw is None else parse_json(raw, SETTINGS, "Download it again.")
+        settings: JsonDict = {} if raw is None else parse_json(raw, SETTINGS, "Download it again.")
         files[SETTINGS] = dump_json({**settings, "pad_token": plan.pad_token.text})
     return files

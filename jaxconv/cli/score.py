@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from jaxconv.cli._output import print_json
 from jaxconv.errors import UsageError
+from jaxconv.json_files import JsonDict
 from jaxconv.pairs import STDIN, read_rows
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
 
 
-def _table(results: list[dict[str, Any]]) -> None:
+def _table(results: list[JsonDict]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -97,9 +98,9 @@ def _count(name: str) -> int | None:
     return sum(1 for _ in read_rows(name))
 
 
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _chunks(rows: Iterable[JsonDict]) -> Iterator[list[JsonDict]]:
     """CHUNK rows at a time; rows before a bad line are yielded before the error is raised."""
-    chunk: list[dict[str, Any]] = []
+    chunk: list[JsonDict] = []
     try:
         for row in rows:
             chunk.append(row)
@@ -115,8 +116,8 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _scored(
-    scorer: Scorer, rows: Iterable[dict[str, Any]], query: str | None, total: int | None, raw: bool, instruction: str | None
-) -> Iterator[list[dict[str, Any]]]:
+    scorer: Scorer, rows: Iterable[JsonDict], query: str | None, total: int | None, raw: bool, instruction: str | None
+) -> Iterator[list[JsonDict]]:
     """Rows with their scores, in order; rows without a query get `query`. Shows progress on stderr if it is a terminal."""
     done, started, shown = 0, time.monotonic(), sys.stderr.isatty()
     for chunk in _chunks(rows):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any
 from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
+from jaxconv.json_files import JsonDict, JsonObject
 
 BLOCK = 1 << 12  # bytes; messages are padded to multiples of it, so that few lengths have to be compiled
 
@@ -72,7 +73,7 @@ class Collective:
             with contextlib.suppress(ProcessError):
                 self._exchange({"failed": failure(self.rank, error)})
 
-    def _exchange(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _exchange(self, message: JsonObject) -> list[JsonDict]:
         import numpy as np
 
         raw = np.frombuffer(json.dumps(message).encode(), np.uint8)

@@ -21,6 +21,7 @@ from typing import Any
 from jaxconv.checkpoint import TensorRef
 from jaxconv.distributed import failure
 from jaxconv.errors import ProcessError
+from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.version import __version__
 
 JOIN_SECONDS = 120  # within which all processes must be started
@@ -116,7 +117,7 @@ class Links:
             raise ProcessError(message["failed"])
         self._arrived[peer] = message["value"]
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
+    def _tell(self, message: JsonObject) -> None:
         for connection in self._peers:
             _send(connection, message)
 
@@ -150,7 +151,7 @@ def meet(host: str, port: int, size: int, rank: int) -> Links:
     return Links(rank, size, {0: connection}, {0: answer["host"]})
 
 
-def _gather(host: str, port: int, size: int, hello: Mapping[str, Any]) -> Links:
+def _gather(host: str, port: int, size: int, hello: JsonObject) -> Links:
     peers: dict[int, Connection] = {}
     hosts: dict[int, str] = {}
     deadline, problem = time.monotonic() + JOIN_SECONDS, None
@@ -180,7 +181,7 @@ def _gather(host: str, port: int, size: int, hello: Mapping[str, Any]) -> Links:
     return Links(0, size, peers, hosts)
 
 
-def _mismatch(other: Mapping[str, Any], first: Mapping[str, Any], peers: Mapping[int, Connection]) -> str | None:
+def _mismatch(other: JsonObject, first: JsonObject, peers: Mapping[int, Connection]) -> str | None:
     """Why a process does not belong to this conversion; None if it does."""
     name = f"process {other.get('rank')} on {other.get('host')}"
     for key, verb in (("jaxconv", "runs jaxconv"), ("size", "has --num-processes")):
@@ -234,12 +235,12 @@ def _wrap(connected: socket.socket) -> Connection:
     return Connection(connected.detach())
 
 
-def _send(connection: Connection, message: Mapping[str, Any]) -> None:
+def _send(connection: Connection, message: JsonObject) -> None:
     with contextlib.suppress(OSError):  # a process that is gone is noticed when receiving
         connection.send_bytes(json.dumps(message).encode())
 
 
-def _receive(connection: Connection) -> dict[str, Any] | None:
+def _receive(connection: Connection) -> JsonDict | None:
     """The next message; None if the other end is closed, or is not a jaxconv process."""
     try:
         message = json.loads(connection.recv_bytes(MESSAGE_BYTES))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from jaxconv.json_files import JsonObject
 
 Shapes = Mapping[str, str]  # tensor name after the prefix -> its shape in symbols
 
@@ -65,7 +66,7 @@ class Row:
     when: tuple[When, ...] = ()
     sparse: Shapes = field(default_factory=dict)
     dense: Shapes = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: JsonObject = field(default_factory=dict)
     by_layer_type: Mapping[str, Shapes] = field(default_factory=dict)
     accepts: tuple[str, ...] = ()
     target: str | None = None

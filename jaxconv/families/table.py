@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxconv.families.row import Row, Shapes, When
+from jaxconv.json_files import JsonObject
 
 
 def _layer(**shapes: str) -> Shapes:
@@ -92,12 +93,12 @@ _KV, _HD, _E, _TOP = "num_key_value_heads", "head_dim", "num_experts", "num_expe
 _EPS, _THETA, _WINDOW = "rms_norm_eps", "rope_theta", "sliding_window"
 
 
-def _decoder(positions: int, **defaults: Any) -> Mapping[str, Any]:
+def _decoder(positions: int, **defaults: Any) -> JsonObject:
     """The defaults of a family that `jaxconv.models` runs: what decides its arithmetic, beside the sizes."""
     return {"max_position_embeddings": positions, _EPS: 1e-6, _THETA: 1e4, "hidden_act": "silu", **defaults}
 
 
-def _gemma(positions: int, **defaults: Any) -> Mapping[str, Any]:
+def _gemma(positions: int, **defaults: Any) -> JsonObject:
     return _decoder(positions, **{_HD: 256, "hidden_activation": "gelu_pytorch_tanh", **defaults})
 
 

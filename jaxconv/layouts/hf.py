@@ -105,7 +105,7 @@ def inverse(output: Checkpoint, raw: Checkpoint, config: JsonObject) -> dict[str
 
 
 def check_not_empty(checkpoint: Checkpoint) -> None:
-    """Raises `SourceError` for tensors without values, as ZeRO-3 saves them."""
+    """Raises `SourceError` if the checkpoint holds tensors without values, as ZeRO-3 saves them."""
     empty = [name for name, ref in checkpoint.tensors.items() if ref.shape == (0,)]
     if empty:
         raise SourceError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import SourceError
+from jaxconv.json_files import JsonObject
 from jaxconv.models.config import DecoderConfig, decoder_config
 from jaxconv.models.decoder import Decoder, Layer
 
@@ -39,7 +40,7 @@ EXPERTS = {
 
 def load_decoder(
     checkpoint: Checkpoint,
-    config: Mapping[str, Any],
+    config: JsonObject,
     *,
     dtype: str = "float32",
     mesh: Mesh | None = None,

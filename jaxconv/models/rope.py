@@ -6,7 +6,6 @@ Lengths are per sequence, so that the score of a pair never depends on what it i
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxconv.errors import SourceError
+from jaxconv.json_files import JsonDict
 from jaxconv.models.config import Rope
 
 Floats = NDArray[np.float32]
@@ -90,7 +90,7 @@ def _dynamic(rope: Rope, factor: float, length_B: jax.Array) -> jax.Array:
     return 1.0 / (rope.theta * growth[:, None]) ** jnp.asarray(_exponents(rope))
 
 
-def _llama3(frequencies: Floats, options: dict[str, Any]) -> Floats:
+def _llama3(frequencies: Floats, options: JsonDict) -> Floats:
     factor, low, high = options["factor"], options["low_freq_factor"], options["high_freq_factor"]
     original = options["original_max_position_embeddings"]
     wavelength = 2 * math.pi / frequencies
@@ -101,7 +101,7 @@ def _llama3(frequencies: Floats, options: dict[str, Any]) -> Floats:
     return np.where(medium, blended, scaled).astype(np.float32)
 
 
-def _yarn(rope: Rope, options: dict[str, Any]) -> tuple[Floats, float]:
+def _yarn(rope: Rope, options: JsonDict) -> tuple[Floats, float]:
     original = options["original_max_position_embeddings"]
     factor = options.get("factor") or rope.max_positions / original
 
@@ -125,7 +125,7 @@ def _yarn(rope: Rope, options: dict[str, Any]) -> tuple[Floats, float]:
     return (plain / factor * (1 - keep) + plain * keep).astype(np.float32), float(attention_factor)
 
 
-def _longrope(rope: Rope, options: dict[str, Any], length_B: jax.Array) -> tuple[jax.Array, float]:
+def _longrope(rope: Rope, options: JsonDict, length_B: jax.Array) -> tuple[jax.Array, float]:
     original = options["original_max_position_embeddings"]
     factor = options.get("factor") or rope.max_positions / original
     attention_factor = options.get("attention_factor")

@@ -11,6 +11,7 @@ from typing import Any
 from jaxconv.activation import Activation
 from jaxconv.errors import UsageError
 from jaxconv.head import Affine, Method
+from jaxconv.json_files import JsonDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Preset:
     alternative: str | None = None
 
 
-def _parse(name: str, table: dict[str, Any]) -> Preset:
+def _parse(name: str, table: JsonDict) -> Preset:
     calibration = table.pop("calibration", None)
     values: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return Preset(name=name, calibration=Affine(**calibration) if calibration else None, **values)

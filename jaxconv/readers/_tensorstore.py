@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
+from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.readers._last_read import LastRead
 
 MAX_PART = 255  # bytes of a name between two slashes on Linux
@@ -57,14 +58,14 @@ class Location:
             return None
         return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
 
-    def kvstore(self, path: str = "") -> dict[str, Any] | str:
+    def kvstore(self, path: str = "") -> JsonDict | str:
         """This directory, or the one at `path` below it, as a TensorStore key-value store."""
         if isinstance(self.root, Path):
             return {"driver": "file", "path": f"{self.root.resolve()}/{path}"}
         return _remote(f"{self.root}/{path}")
 
 
-def _remote(address: str) -> dict[str, Any] | str:
+def _remote(address: str) -> JsonDict | str:
     """A URI as TensorStore takes it. `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL` count, as they do for AWS's own tools."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint is None or not address.startswith("s3://"):
@@ -113,7 +114,7 @@ def check_inside(path: str, where: str) -> str:
     return path
 
 
-def open_tensors(specs: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, TensorRef]:
+def open_tensors(specs: Mapping[str, JsonObject], where: str) -> dict[str, TensorRef]:
     """References to the arrays of TensorStore specs, by name.
 
     Args:

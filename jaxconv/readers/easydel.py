@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
-from jaxconv.json_files import read_object
+from jaxconv.json_files import JsonDict, read_object
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import parameter_names
 
@@ -62,7 +61,7 @@ def _keys(prefix: str, path: str) -> tuple[str, ...]:
     return inside if prefix == "model" else (prefix, *keys)
 
 
-def _spec(location: Location, prefix: str, path: str) -> dict[str, Any]:
+def _spec(location: Location, prefix: str, path: str) -> JsonDict:
     folder = path if (Path(str(location)) / path).is_dir() else f"{check_inside(prefix, str(location))}/{path}"
     driver = "zarr3" if (Path(str(location)) / folder / "zarr.json").is_file() else "zarr"
     return {"driver": driver, "kvstore": location.kvstore(f"{folder}/")}

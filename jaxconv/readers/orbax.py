@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
-from jaxconv.json_files import parse_json
+from jaxconv.json_files import JsonDict, JsonObject, parse_json
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 
@@ -157,7 +157,7 @@ def _is_item(location: Location) -> bool:
     return next(location.root.glob("*/.zarray"), None) is not None
 
 
-def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
+def _specs(location: Location) -> dict[Keys, JsonDict]:
     """TensorStore specs, by path of keys."""
     raw = location.read(TREE)
     if raw is None:
@@ -172,7 +172,7 @@ def _specs(location: Location) -> dict[Keys, dict[str, Any]]:
     return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
 
 
-def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> dict[str, Any]:
+def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> JsonDict:
     """The TensorStore spec of an array. With `fill`, missing chunks are zeros."""
     if database:
         store: Any = {"driver": "ocdbt", "base": location.kvstore(), "path": f"{name}/"}
@@ -181,7 +181,7 @@ def _spec(location: Location, name: str, database: bool, driver: str, fill: bool
     return {"driver": driver, "kvstore": store, "fill_missing_data_reads": fill}
 
 
-def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
+def _tree(raw: bytes, where: str) -> tuple[list[Keys], JsonObject]:
     """The paths of the arrays in a `_METADATA` file, and the document. Raises `SourceError` for any other JSON."""
     if len(raw) > MAX_TREE:
         raise SourceError(f"{where} has {len(raw)} bytes, more than {MAX_TREE}. Copy the checkpoint again.")
@@ -200,7 +200,7 @@ def _tree(raw: bytes, where: str) -> tuple[list[Keys], Mapping[str, Any]]:
     return paths, document
 
 
-def _entry(entry: Mapping[str, Any]) -> Keys | None:
+def _entry(entry: JsonObject) -> Keys | None:
     path = tuple(str(part["key"]) for part in entry["key_metadata"])
     value = entry.get("value_metadata") or {}
     if not path or any(not part or "\0" in part for part in path):
@@ -208,7 +208,7 @@ def _entry(entry: Mapping[str, Any]) -> Keys | None:
     return None if value.get("value_type") in NO_ARRAY or value.get("skip_deserialize") else path
 
 
-def _listed(location: Location) -> dict[Keys, dict[str, Any]]:
+def _listed(location: Location) -> dict[Keys, JsonDict]:
     """The arrays that the database or the directory lists, for checkpoints without `_METADATA`."""
     if location.read(MANIFEST) is not None:
         import tensorstore

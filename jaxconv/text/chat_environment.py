@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -23,6 +23,9 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+Variables: TypeAlias = Mapping[str, Any]  # what a template is rendered with
+Message: TypeAlias = dict[str, Any]  # JSON between this process and the one that tries a template
 
 # A prompt is never longer than this and forty times the texts that it is rendered with.
 MAX_CHARACTERS = 1_000_000
@@ -111,7 +114,7 @@ def _compiled(template: str) -> Template:
     return environment().from_string(template)
 
 
-def render_variables(template: str, variables: Mapping[str, Any]) -> str:
+def render_variables(template: str, variables: Variables) -> str:
     """Renders a template.
 
     Args:
@@ -183,7 +186,7 @@ class Trial:
         return result
 
 
-def try_template(template: str, requests: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Trial:
+def try_template(template: str, requests: Sequence[tuple[str, Sequence[Variables]]]) -> Trial:
     """Parses and renders templates that may do anything, within TRIAL_SECONDS and TRIAL_BYTES, in a process of its own.
 
     Args:
@@ -202,7 +205,7 @@ def try_template(template: str, requests: Sequence[tuple[str, Sequence[Mapping[s
         done = subprocess.run(
             command, input=json.dumps(request).encode(), capture_output=True, timeout=15 * TRIAL_SECONDS, check=False
         )
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: Message = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):  # ValueError: the system ended the process
         raise RenderingError(f"it takes more than {TRIAL_SECONDS} seconds or {TRIAL_BYTES >> 20} MiB") from None
     if "error" in answer:
@@ -233,7 +236,7 @@ def _limit() -> None:
             continue
 
 
-def _result(template: str, renderings: Sequence[Mapping[str, Any]]) -> list[str] | str:
+def _result(template: str, renderings: Sequence[Variables]) -> list[str] | str:
     try:
         return [render_variables(template, variables) for variables in renderings]
     except RenderingError as error:
@@ -246,7 +249,7 @@ def _main() -> None:
     _limit()
     try:
         variables, optional = undeclared_variables(request["template"])
-        answer: dict[str, Any] = {"variables": sorted(variables), "optional": sorted(optional)}
+        answer: Message = {"variables": sorted(variables), "optional": sorted(optional)}
         answer["results"] = [_result(*pair) for pair in request["requests"]]
     except RenderingError as error:
         answer = {"error": str(error)}

@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxconv.errors import RefusedError, UsageError
+from jaxconv.json_files import JsonDict
 
 # Brings what vLLM passes (messages) into the variables of a prompt.
 PREAMBLE = """\
@@ -150,7 +150,7 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     return Prompt(template, notes=notes)
 
 
-def _with_instruction(over_messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_instruction(over_messages: list[JsonDict]) -> list[JsonDict]:
     return [*over_messages, {**over_messages[0], "instruction": "Judge"}]
 
 
@@ -191,7 +191,7 @@ def variables_of(
     document: str,
     instruction: str | None = None,
     special_tokens: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> JsonDict:
     """What a stored template is rendered with by vLLM; sentence-transformers also sets `add_generation_prompt`.
 
     Args:

@@ -6,10 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 from jaxconv.errors import SourceError
-from jaxconv.text.tokenizer_classes import Building, is_rebuilt, rebuild
+from jaxconv.text.tokenizer_classes import Building, RustTokenizer, is_rebuilt, rebuild
 from jaxconv.text.tokenizer_settings import AddedText, TokenizerSettings, read_settings
 
 # What one answer may look like in a vocabulary: plain, after a space (byte-level and sentencepiece), other case.
@@ -54,7 +53,7 @@ class Vocabulary:
             )
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> RustTokenizer:
         """The `tokenizers.Tokenizer`, with the tokens that the other files add, as its class in transformers builds it.
 
         Raises:
@@ -68,11 +67,11 @@ class Vocabulary:
         return self._read(tuple(missing.values()), self.settings.building)[0]
 
     @property
-    def stored(self) -> Any:
+    def stored(self) -> RustTokenizer:
         """The `tokenizers.Tokenizer` as tokenizer.json alone has it."""
         return self._read()[0]
 
-    def _read(self, added: tuple[AddedText, ...] = (), building: Building | None = None) -> tuple[Any, str | None]:
+    def _read(self, added: tuple[AddedText, ...] = (), building: Building | None = None) -> tuple[RustTokenizer, str | None]:
         try:
             return _read_tokenizer(self.path, self.path.stat().st_mtime_ns, added, building)
         except BaseException as error:  # tokenizers raises bare Exception, and its panics are not Exceptions
@@ -177,7 +176,7 @@ class Vocabulary:
 @lru_cache(maxsize=4)
 def _read_tokenizer(
     path: Path, changed: int, added: tuple[AddedText, ...], building: Building | None
-) -> tuple[Any, str | None]:
+) -> tuple[RustTokenizer, str | None]:
     """The tokenizer of a file, and the pad token of the padding that the file stores.
 
     A large vocabulary takes a second or more to read, and several stages look at it.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 # Classes that load tokenizer.json as it is. All others build the tokenizer anew from the vocabulary in it.
+RustTokenizer: TypeAlias = Any  # a tokenizers.Tokenizer, which has no types
+
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "PythonBackend")
 # The classes of model types that do not load tokenizer.json as it is, where the folder names no class.
 MODEL_CLASSES = {
@@ -63,7 +65,7 @@ class Building:
     legacy: bool
 
 
-def rebuild(tokenizer: Any, building: Building) -> None:
+def rebuild(tokenizer: RustTokenizer, building: Building) -> None:
     """Does to a tokenizer what its class in transformers does; nothing for a class without an entry.
 
     Args:
@@ -80,14 +82,14 @@ def is_rebuilt(class_name: str) -> bool:
     return class_name in BUILDERS
 
 
-def _bpe(tokenizer: Any, *, fuse_unk: bool, byte_fallback: bool) -> None:
+def _bpe(tokenizer: RustTokenizer, *, fuse_unk: bool, byte_fallback: bool) -> None:
     model = tokenizer.model
     model.fuse_unk, model.byte_fallback, model.ignore_merges = fuse_unk, byte_fallback, False
     model.unk_token = None
 
 
-def _qwen(pattern: str) -> Callable[[Any, Building], None]:
-    def build(tokenizer: Any, building: Building) -> None:
+def _qwen(pattern: str) -> Callable[[RustTokenizer, Building], None]:
+    def build(tokenizer: RustTokenizer, building: Building) -> None:
         from tokenizers import Regex, normalizers, pre_tokenizers
 
         _bpe(tokenizer, fuse_unk=False, byte_fallback=False)
@@ -101,7 +103,7 @@ def _qwen(pattern: str) -> Callable[[Any, Building], None]:
     return build
 
 
-def _llama(tokenizer: Any, building: Building) -> None:
+def _llama(tokenizer: RustTokenizer, building: Building) -> None:
     from tokenizers import pre_tokenizers
 
     _bpe(tokenizer, fuse_unk=True, byte_fallback=True)
@@ -110,7 +112,7 @@ def _llama(tokenizer: Any, building: Building) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
 
 
-def _gemma(tokenizer: Any, building: Building) -> None:
+def _gemma(tokenizer: RustTokenizer, building: Building) -> None:
     from tokenizers import normalizers, pre_tokenizers
 
     unknown = tokenizer.model.unk_token or "<unk>"
@@ -120,7 +122,7 @@ def _gemma(tokenizer: Any, building: Building) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
 
 
-def _cohere(tokenizer: Any, building: Building) -> None:
+def _cohere(tokenizer: RustTokenizer, building: Building) -> None:
     from tokenizers import normalizers, pre_tokenizers
 
     _bpe(tokenizer, fuse_unk=False, byte_fallback=False)
@@ -131,7 +133,7 @@ def _cohere(tokenizer: Any, building: Building) -> None:
     )
 
 
-def _gpt2(tokenizer: Any, building: Building) -> None:
+def _gpt2(tokenizer: RustTokenizer, building: Building) -> None:
     from tokenizers import pre_tokenizers
 
     _bpe(tokenizer, fuse_unk=False, byte_fallback=False)
@@ -139,7 +141,7 @@ def _gpt2(tokenizer: Any, building: Building) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=building.add_prefix_space or False)
 
 
-BUILDERS: Mapping[str, Callable[[Any, Building], None]] = {
+BUILDERS: Mapping[str, Callable[[RustTokenizer, Building], None]] = {
     "Qwen2Tokenizer": _qwen(QWEN2),
     "Qwen3_5Tokenizer": _qwen(QWEN3_5),
     "LlamaTokenizer": _llama,

@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+Message: TypeAlias = dict[str, Any]  # JSON between this process and the one that imports transformers
 
 SECONDS = 300
 
@@ -96,7 +98,7 @@ def read_with_transformers(requests: Sequence[tuple[Path, Sequence[Asked]]]) -> 
     return [_reading(answer) for answer in answers]
 
 
-def _reading(answer: dict[str, Any]) -> Reading | ReadingError:
+def _reading(answer: Message) -> Reading | ReadingError:
     if "error" in answer:
         return ReadingError(str(answer["error"]))
     rendered = [
@@ -106,19 +108,19 @@ def _reading(answer: dict[str, Any]) -> Reading | ReadingError:
     return Reading(answer["class_name"], answer["special_tokens"], answer["pad_token_id"], tuple(rendered))
 
 
-def _in_a_process(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_a_process(requests: list[Message]) -> list[Message]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-P", str(Path(__file__))]
     text = json.dumps(requests).encode()
     try:
         done = subprocess.run(command, input=text, capture_output=True, timeout=SECONDS, check=False, env=environment)
-        answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+        answers: list[Message] = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         return [{"error": "its process gave no answer"} for _ in requests]
     return answers
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: Message) -> Message:
     try:
         from transformers import AutoTokenizer
 
@@ -136,7 +138,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rendered(tokenizer: Any, one: dict[str, Any]) -> dict[str, Any]:
+def _rendered(tokenizer: Any, one: Message) -> Message:
     """What vLLM (special tokens added to the text) or sentence-transformers (none added) makes of the pairs."""
     variables = {} if one["instruction"] is None else {"instruction": one["instruction"]}
     chats = [[{"role": "query", "content": query}, {"role": "document", "content": text}] for query, text in one["pairs"]]

@@ -7,11 +7,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import SourceError
-from jaxconv.json_files import JsonObject, read_optional_object
+from jaxconv.json_files import JsonDict, JsonObject, read_optional_object
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.gguf", "*.h5")
@@ -93,7 +92,7 @@ def read_output(folder: Path) -> Output:
     return Output(folder, tensors, config, output.record, output.findings)
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> JsonDict | None:
     """The JSON object in the file `path` of the output, None if it does not exist. Raises `SourceError` for anything else."""
     return read_optional_object(path, "Convert the source again.")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jaxconv.errors import OutputError
+from jaxconv.json_files import JsonDict
 from jaxconv.verification import charts
 from jaxconv.verification.report import Report
 from jaxconv.version import __version__
@@ -107,7 +107,7 @@ def _text(value: float | None, form: str) -> str:
     return format(value, form) if value else "0"
 
 
-def _error(row: dict[str, Any]) -> float:
+def _error(row: JsonDict) -> float:
     """The larger difference of a row; one that is not finite counts as infinite."""
     return max(math.inf if row[key] is None else abs(row[key]) for key in ("error", "vllm_error") if key in row)
 
@@ -130,7 +130,7 @@ def comparisons(report: Report) -> Iterator[Comparison]:
         )  # fmt: skip
 
 
-def _drawn(comparison: Comparison, report: Report) -> dict[str, Any]:
+def _drawn(comparison: Comparison, report: Report) -> JsonDict:
     """A comparison with its charts."""
     texts = [f"{row['query']:.60} / {row['document']:.60}" for row in report.rows()]
     return {

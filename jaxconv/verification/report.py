@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from jaxconv.json_files import JsonDict
 from jaxconv.verification.head import Head
 from jaxconv.verification.scores import Scores
 from jaxconv.verification.structure import Structure
@@ -45,7 +45,7 @@ class Report:
             scores = f"{self.scores.pairs} pairs within {self.scores.max_abs_error:.2g} ({self.scores.kind})"
         return f"Report({verdict}: {self.structure.identical} of {self.structure.tensors} tensors identical, {scores})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The report as `jaxconv verify --json` prints it; a number that is not finite is None.
 
         Keys:
@@ -74,7 +74,7 @@ class Report:
             "notes": list(self.notes),
         }  # fmt: skip
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[JsonDict]:
         """One row for each pair and label: query, document, label, raw scores of source and output, their difference.
 
         With a vLLM server also its raw score and its difference from the output's. Numbers that are not finite are None.
@@ -97,7 +97,7 @@ def unreadable(reason: str) -> Report:
     return Report(Structure(0, 0, (), ()), Head(False, None, ()), None, None, (reason,))
 
 
-def _measured(scores: Scores | Served) -> dict[str, Any]:
+def _measured(scores: Scores | Served) -> JsonDict:
     return {
         "pairs": scores.pairs,
         "max_abs_error": finite(scores.max_abs_error),

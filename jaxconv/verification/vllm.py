@@ -6,7 +6,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jaxconv.errors import UsageError, VerificationError
-from jaxconv.json_files import read_optional_object
+from jaxconv.json_files import JsonObject, read_optional_object
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.scores import Scores
@@ -126,7 +126,7 @@ def _serve(folder: Path) -> str:
     return f"Run: vllm serve {folder} --runner pooling --chat-template {folder / 'score_template.jinja'}"
 
 
-def _model(url: str, folder: Path) -> Mapping[str, Any]:
+def _model(url: str, folder: Path) -> JsonObject:
     """The entry of /v1/models that serves `folder`, else the only entry (adapters do not count)."""
     answer = _request(url, "/v1/models", None, LIST_SECONDS)
     entries = answer.get("data") if isinstance(answer, dict) else None
@@ -182,7 +182,7 @@ def _scores(answer: Any) -> Iterator[float]:
         yield float(value)
 
 
-def _request(url: str, path: str, body: Mapping[str, Any] | None, seconds: float) -> Any:
+def _request(url: str, path: str, body: JsonObject | None, seconds: float) -> Any:
     """The JSON answer to a GET, or to a POST of `body`. Raises `VerificationError` for every way that it can fail."""
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("VLLM_API_KEY"):

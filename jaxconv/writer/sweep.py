@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from jaxconv.json_files import JsonDict
 from jaxconv.writer.stage import FORMER, NAMES, OWNER, Stage, delete, digest, find_stages, take_lock
 from jaxconv.writer.target import STAGE_PREFIX
 
@@ -107,7 +107,7 @@ def _remove_unowned(path: Path, nbytes: int) -> Leftover:
     return Leftover(path, nbytes, True)
 
 
-def _remove(path: Path, nbytes: int, owner: dict[str, Any]) -> Leftover:
+def _remove(path: Path, nbytes: int, owner: JsonDict) -> Leftover:
     """Brings a former output back and deletes the stage, whose lock the caller holds."""
     inside = owner.get("inside") is True
     target = path.parent if inside else path.parent / str(owner.get("output", ""))
@@ -124,7 +124,7 @@ def _remove(path: Path, nbytes: int, owner: dict[str, Any]) -> Leftover:
     return Leftover(path, nbytes, True)
 
 
-def _read_owner(handle: int, path: Path) -> dict[str, Any]:
+def _read_owner(handle: int, path: Path) -> JsonDict:
     """The record of the owner; empty if it was killed before it wrote one, or if the record is not of this stage."""
     try:
         owner = json.loads(os.pread(handle, 1 << 16, 0))
