@@ -67,11 +67,7 @@ def test_only_the_classes_of_a_row_are_accepted() -> None:
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_kinds_are_those_of_the_modules(model_type: str) -> None:
-<<<<<<< HEAD
-    """The kind of a weight is that of transformers' module: linear, embedding or norm; a router's is "other"."""
-=======
     """Weights of linear layers, embeddings and norms have their kind; a router's is "other", for nothing quantises it."""
->>>>>>> families
     config = AutoConfig.for_model(model_type, **{**SIZES, **TINY[model_type]})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
