@@ -5,7 +5,7 @@ VENV := .venv
 VLLM_VENV := .venv-vllm
 STAMP := $(VENV)/.installed
 
-.PHONY: test test-matrix check demo test-vllm bench fuzz
+.PHONY: test test-slow test-matrix check demo test-vllm bench fuzz
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +18,10 @@ $(VLLM_VENV)/.installed: requirements/vllm.txt examples/setup_vllm.sh
 	touch $@
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm"
+	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm and not slow"
+
+test-slow: $(STAMP)
+	$(VENV)/bin/python -m pytest -n 2 -q -m "slow and not vllm"
 
 test-matrix: $(STAMP)
 	$(VENV)/bin/python -m tests.matrix
