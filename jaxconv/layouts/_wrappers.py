@@ -29,8 +29,8 @@ SCRIPT = (
     "import json, ml_dtypes, pathlib; {imports}; source, target = pathlib.Path({source!r}), pathlib.Path({target!r}); "
     "target.mkdir(); strip = lambda names: {{{strip}: value for name, value in names.items()}}; "
     "[save_file(strip(load_file(file)), target / file.name) for file in source.glob({files!r})]; "
-    "[(target / file.name).write_text(json.dumps({{'weight_map': strip(json.loads(file.read_text())['weight_map'])}})) "
-    "for file in source.glob('*.index.json')]"
+    "[(target / file.name).write_text(json.dumps({{'metadata': {{}}, 'weight_map': strip(index['weight_map'])}})) "
+    "for file in source.glob('*.index.json') for index in [json.loads(file.read_text())]]"
 )
 
 

@@ -20,7 +20,7 @@ WRITE_INDEX = (
     "import json, pathlib, safetensors; directory = pathlib.Path({directory!r}); "
     "weight_map = {{name: file.name for file in directory.glob('model*-of-*.safetensors') "
     "for name in safetensors.safe_open(file, 'numpy').keys()}}; "
-    "(directory / 'model.safetensors.index.json').write_text(json.dumps({{'weight_map': weight_map}}))"
+    "(directory / 'model.safetensors.index.json').write_text(json.dumps({{'metadata': {{}}, 'weight_map': weight_map}}))"
 )
 
 

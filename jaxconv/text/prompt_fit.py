@@ -164,10 +164,19 @@ def _difference(text: str, our_ids: Sequence[int], ids: Sequence[int], vocabular
     place = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
     ours, theirs = ([vocabulary.piece(index) for index in ids_[place : place + 4]] for ids_ in (our_ids, ids))
     folder = str(vocabulary.assets)
+    if vocabulary.settings.splits_special_tokens:
+        next_step = (
+            f'"split_special_tokens": true in {vocabulary.assets / "tokenizer_config.json"} makes transformers split special '
+            "tokens like any other text. Remove it, in a copy if others need it."
+        )
+    else:
+        next_step = (
+            "Save the tokenizer as transformers reads it, in a copy if others need it as it is: "
+            f'python -c "from transformers import AutoTokenizer as A; t = A.from_pretrained({folder!r}); '
+            f't.backend_tokenizer.save({str(vocabulary.path)!r})" and name "tokenizer_class": "PreTrainedTokenizerFast" in '
+            "tokenizer_config.json."
+        )
     return (
         f"the installed transformers ({class_name}) and jaxconv tokenise {text[:40]!r}… differently, from token {place} on: "
-        f"{theirs} there, {ours} here; expected the same. Save the tokenizer as transformers reads it, in a copy if others "
-        f'need it as it is: python -c "from transformers import AutoTokenizer as A; t = A.from_pretrained({folder!r}); '
-        f't.backend_tokenizer.save({str(vocabulary.path)!r})" and name "tokenizer_class": "PreTrainedTokenizerFast" in '
-        "tokenizer_config.json."
+        f"{theirs} there, {ours} here; expected the same. {next_step}"
     )

@@ -53,9 +53,9 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
         yield "config.json has no use_sep_token and use_pad_token that are both true or both false."
     yield from _check_activation(config, expected)
     for key in sorted((source.keys() | config.keys()) - set(CHECKED_APART) - set(DROPPED)):
-        before, after = source.get(key, ABSENT), config.get(key, ABSENT)
-        if before != after or type(before) is not type(after):
-            yield f"config.json has {_shown(key, after)}; the source has {_shown(key, before)}."
+        origin = "the source has" if model.packed is None or key != "quantization_config" else "expected"
+        for name, before, after in _differences(key, source.get(key, ABSENT), config.get(key, ABSENT)):
+            yield f"config.json has {_shown(name, after)}; {origin} {_shown(name, before)}."
 
 
 def _check_dropped(config: JsonObject, expected: Expected) -> Iterator[str]:
@@ -78,6 +78,15 @@ def _check_labels(config: JsonObject, expected: Expected) -> Iterator[str]:
         yield f"config.json has id2label {labels}; expected {expected.num_labels} labels (num_labels)."
     elif config.get("label2id") != {label: int(number) for number, label in labels.items()}:
         yield f"config.json has label2id {config.get('label2id')}, which is not the reverse of id2label."
+
+
+def _differences(key: str, before: object, after: object) -> Iterator[tuple[str, object, object]]:
+    """The innermost keys whose values differ, by their path, with both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for inner in sorted(before.keys() | after.keys()):
+            yield from _differences(f"{key}.{inner}", before.get(inner, ABSENT), after.get(inner, ABSENT))
+    elif before != after or type(before) is not type(after):
+        yield key, before, after
 
 
 def _shown(key: str, value: object) -> str:

@@ -89,6 +89,8 @@ def read_output(folder: Path) -> Output:
             tensors[name] = stored
         output.findings.extend(_check_format(path))
     _check_index(folder, tensors, output.findings)
+    if (folder / "adapter_config.json").exists():
+        output.findings.append("adapter_config.json lies beside the weights: transformers would load an adapter.")
     return Output(folder, tensors, config, output.record, output.findings)
 
 

@@ -235,3 +235,14 @@ def test_classes_that_build_the_tokenizer_anew_are_followed(name: str, tmp_path:
     case = converted(source, tmp_path / "out", template_file(tmp_path, PROMPT))
     check_scores(case, plain_prompt_ids(source, BODY))
     assert "tokenises some texts differently" in " ".join(case.result.plan.warnings)
+
+
+def test_special_tokens_that_transformers_splits_are_refused_and_the_next_step_works(tmp_path: Path) -> None:
+    """Only transformers reads split_special_tokens; saving the tokenizer again would not help."""
+    source = text_source(tmp_path / "source", byte_level(), {**QWEN, "split_special_tokens": True})
+    template = template_file(tmp_path, PROMPT)
+    with pytest.raises(RefusedError, match="Remove it") as refusal:
+        converted(source, tmp_path / "out", template)
+    assert f'"split_special_tokens": true in {source / "tokenizer_config.json"}' in str(refusal.value)
+    (source / "tokenizer_config.json").write_text(json.dumps(QWEN))
+    check_scores(converted(source, tmp_path / "out", template), plain_prompt_ids(source, BODY))

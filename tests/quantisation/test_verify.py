@@ -95,6 +95,8 @@ def test_a_missing_entry_is_found(tmp_path: Path, name: str, file: str) -> None:
     report = jaxconv.verify(source, output, structure_only=True)
     assert not report.passed
     assert any(("quantization_config" if file == "config.json" else file) in finding for finding in report.findings)
+    if file == "config.json":  # the list itself, not the whole section
+        assert any("; expected quantization_config." in finding and "score" in finding for finding in report.findings)
 
 
 def test_an_entry_that_must_not_be_there_is_found(tmp_path: Path) -> None:

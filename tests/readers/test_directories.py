@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import jaxconv
 from jaxconv.errors import RefusedError, SourceError
@@ -192,6 +193,7 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
     jaxconv.convert(whole, tmp_path / "expected", dtype="float32", **OPTIONS)
     run_next_step(run_shards, tmp_path / "out")
     assert weights(tmp_path / "out").keys() == weights(tmp_path / "expected").keys()
+    AutoModelForCausalLM.from_pretrained(source)  # which needs an index with metadata
     (source / "model.safetensors.index.json").unlink()
     last.unlink()
     assert f"number {last.name.split('-')[1].lstrip('0')} is missing" in refusal(source, tmp_path / "out2")

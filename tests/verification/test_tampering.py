@@ -131,6 +131,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "template without document": (write("score_template.jinja", "{{ messages[0].content }}"), "without the document"),
     "broken template": (write("score_template.jinja", "{% if %}"), "cannot be rendered"),
     "stale bin": (write("pytorch_model.bin", "x"), "other formats"),
+    "adapter": (write("adapter_config.json", "{}"), "would load an adapter"),
     "truncated": (
         lambda output: (output / "model.safetensors").write_bytes((output / "model.safetensors").read_bytes()[:-1]) and None,
         "cannot be opened",
