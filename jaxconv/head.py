@@ -57,7 +57,7 @@ def affine(scale: float, bias: float) -> Affine:
     for name, value in (("--scale", scale), ("--bias", bias)):
         if not (SMALLEST <= abs(value) <= LARGEST or (value == 0 and name == "--bias")):
             raise UsageError(
-                f"{name} {value!r:.40} is not usable; expected a number that float32 can hold (and not a scale of zero)."
+                f"{name} {value!r:.40} is not usable; expected a finite float32 number (and not a scale of zero)."
             )
     return Affine(scale, bias)
 
