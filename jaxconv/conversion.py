@@ -175,7 +175,9 @@ def convert(
             `VerificationError` if `verify` failed.
 
     Example:
-        >>> jaxconv.convert("./my-reranker", "out", classifier_from_tokens=["no", "yes"], backend="jax")
+        >>> result = jaxconv.convert("./my-reranker", "out", classifier_from_tokens=["no", "yes"], backend="jax")
+        >>> result.plan.method, result.plan.num_labels
+        ('from_2_way_softmax', 1)
     """
     request = Request(
         ReadOptions(layout, step, adapter),

@@ -13,7 +13,7 @@ from typing import Literal
 
 from jaxconv.backends import Backend
 from jaxconv.checkpoint import Array
-from jaxconv.errors import SourceError
+from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import LmHead, LogitTransform
 from jaxconv.text.tokenizer import Token
 
@@ -24,6 +24,7 @@ METHODS: tuple[Method, ...] = ("from_2_way_softmax", "no_post_processing")
 # first and lowered afterwards: multiplying by it is exact, and 2**-149 becomes a normal number.
 LIFT = 24
 LIFT_BELOW = 2.0**100
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # normal numbers of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,20 @@ class ScoreHead:
     weight: Array
     bias: Array | None
     rows_sha256: str  # of the source rows as stored, in token order
+
+
+def affine(scale: float, bias: float) -> Affine:
+    """The map of a caller's `scale` and `bias`.
+
+    Raises:
+        UsageError: The scale is zero, or float32, in which the head is stored, does not hold one of them.
+    """
+    for name, value in (("--scale", scale), ("--bias", bias)):
+        if not (SMALLEST <= abs(value) <= LARGEST or (value == 0 and name == "--bias")):
+            raise UsageError(
+                f"{name} {value!r:.40} is not usable; expected a finite float32 number (and not a scale of zero)."
+            )
+    return Affine(scale, bias)
 
 
 def read_head_rows(lm_head: LmHead, tokens: Sequence[Token]) -> tuple[Array, Array | None]:
@@ -90,6 +105,9 @@ def compute_head(
         transform: What follows the product in the causal LM.
         calibration: The affine map of the score.
         backend: What does the arithmetic.
+
+    Raises:
+        UsageError: The scaled rows or biases are too large for float32.
     """
     import numpy as np
 
@@ -106,4 +124,9 @@ def compute_head(
     if method == "from_2_way_softmax":
         biases = biases[1:] - biases[:1]
     biases = (biases * scale + calibration.bias).astype(np.float32)
+    if not (np.isfinite(weight).all() and np.isfinite(biases).all()):
+        raise UsageError(
+            f"the score head times {scale:g} plus {calibration.bias:g} is too large for float32, in which it is stored. "
+            "Use a smaller --scale or --bias."
+        )
     return ScoreHead(weight, biases if np.any(biases) else None, digest)

@@ -19,16 +19,17 @@ def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs]
     """Parses one JSON document.
 
     Args:
-        raw: The document; bytes may be UTF-8 (with or without a byte order mark), UTF-16 or UTF-32.
+        raw: The document; bytes are UTF-8, with or without a byte order mark, as transformers reads them.
         name: What the document is called in an error message.
         remedy: The sentence that ends an error message: what to do about a damaged document.
         pairs: Builds each object from its (key, value) pairs; a dict by default.
 
     Raises:
-        SourceError: The document is not JSON, is nested too deeply, or holds a number that is too long.
+        SourceError: The document is not JSON in UTF-8, is nested too deeply, or holds a number that is too long.
     """
     try:
-        return json.loads(raw, object_pairs_hook=pairs)
+        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+        return json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{name} is not valid JSON ({error}). {remedy}") from None
 

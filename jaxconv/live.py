@@ -102,7 +102,12 @@ def convert_params(
         JaxconvError: As for `convert`; nothing is left at `output`.
 
     Example:
-        >>> jaxconv.convert_params(model, "out", base="Qwen/Qwen3-Reranker-0.6B")
+        >>> params = safetensors.flax.load_file("./my-reranker/model.safetensors")
+        >>> result = jaxconv.convert_params(
+        ...     params, "out", base="./my-reranker", layout="hf", classifier_from_tokens=["no", "yes"]
+        ... )
+        >>> result.plan.num_labels
+        1
     """
     request = Request(
         ReadOptions(layout, None, adapter),

@@ -5,7 +5,6 @@ Reads headers, config and tokenizer; no tensor data, no framework.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
 from jaxconv.families import PROOF
-from jaxconv.head import METHODS, Affine, Method
+from jaxconv.head import METHODS, Affine, Method, affine
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.presets import Preset, for_architecture
@@ -22,6 +21,7 @@ from jaxconv.presets.recorded_prompt import recorded_prompt
 from jaxconv.quantisation.reading import activation_dtype, cannot_cast
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
+from jaxconv.text.chat_templates import displaced_templates
 from jaxconv.text.pad_token import PadToken
 from jaxconv.text.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
 from jaxconv.text.prompt_fit import fit_prompt
@@ -66,6 +66,7 @@ class Plan:
         pad_token: The pad token of the output; None if the tokenizer has no usable piece.
         special_tokens: What the tokenizer adds before and after a prompt.
         named_template: The template for sentence-transformers; None if transformers has no class of the family.
+        chat_templates: Files of their own for chat templates that only tokenizer_config.json holds, by name.
         licence: The licence keys in the header of the source's card.
         preset: The name of the preset.
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
@@ -84,6 +85,7 @@ class Plan:
     pad_token: PadToken | None
     special_tokens: tuple[str, str]
     named_template: str | None
+    chat_templates: Mapping[str, bytes]
     licence: Mapping[str, str]
     preset: str | None = None
     preset_origin: str | None = None
@@ -146,6 +148,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         pad_token=fitted.pad_token,
         special_tokens=fitted.special_tokens,
         named_template=fitted.named_template if model.family.transformers_seq_cls else None,
+        chat_templates=displaced_templates(files),
         licence=read_licence(assets),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
@@ -252,10 +255,7 @@ def _tokens(
 
 
 def _calibration(options: PlanOptions, preset: Preset | None) -> Affine:
-    for name, value in (("--scale", options.scale), ("--bias", options.bias)):
-        if not math.isfinite(value) or (name == "--scale" and value == 0):
-            raise UsageError(f"{name} {value!r} is not usable; expected a finite number (and not a scale of zero).")
-    requested = Affine(options.scale, options.bias)
+    requested = affine(options.scale, options.bias)
     if not options.calibrate:
         return requested
     if preset is None or preset.calibration is None:

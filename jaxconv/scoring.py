@@ -13,6 +13,7 @@ from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
 from jaxconv.text.encoding import folder_encoder
+from jaxconv.text.prompt import TEMPLATE_NAME
 
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
@@ -64,7 +65,8 @@ def load(
     """
     path = Path(directory).expanduser()
     check_dtype(dtype)
-    for name in ("config.json", "tokenizer.json"):
+    template = (TEMPLATE_NAME,) if (path / "jaxconv.json").is_file() else ()  # other classifiers may have none
+    for name in ("config.json", "tokenizer.json", *template):
         if not (path / name).is_file():
             raise SourceError(f"{path} has no {name}; expected a directory that jaxconv convert wrote.")
     config = read_object(path / "config.json", "the model's configuration")

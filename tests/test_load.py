@@ -52,6 +52,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "tokenizer not JSON": lambda out: (out / "tokenizer.json").write_text("{"),
     "tokenizer of nothing": lambda out: (out / "tokenizer.json").write_text("{}"),
     "tokenizer config not JSON": lambda out: (out / "tokenizer_config.json").write_text("{"),
+    "epsilon a string": lambda out: edit(out / "config.json", rms_norm_eps="x"),
+    "number of positions a list": lambda out: edit(out / "config.json", max_position_embeddings=[]),
+    "no template": lambda out: (out / "score_template.jinja").unlink(),
     "template not UTF-8": lambda out: (out / "score_template.jinja").write_bytes(b"\xff\xfe\xff"),
 }
 
@@ -159,8 +162,11 @@ def test_a_token_without_an_embedding_is_named(output: Path, tmp_path: Path, bac
     document["model"]["vocab"] |= {f"filler{number}": number for number in range(len(document["model"]["vocab"]), 320)}
     path.write_text(json.dumps(document))
     model = load(tmp_path / "out", backend=backend)
-    assert 320 in model.encode("a", "b <extra> c")
+    with pytest.raises(UsageError, match=r"'<extra>' \(320\).*320 rows"):
+        model.encode("a", "b <extra> c")
     with pytest.raises(UsageError, match=r"'<extra>' \(id 320\).*0 to 319"):
+        model.token_logits([[1, 320]])
+    with pytest.raises(UsageError, match="<extra>"):
         model.score("a", ["b", "b <extra> c"])
     assert len(model.score("a", ["b"])) == 1
 

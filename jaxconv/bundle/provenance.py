@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxconv.version import __version__
 PROVENANCE = "jaxconv.json"
 # Libraries that every conversion uses, whatever the backend.
 LIBRARIES = ("numpy", "ml_dtypes", "tokenizers", "jinja2")
+PROVERS = ("torch", "transformers")  # what a proof ran in
 
 
 def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
@@ -25,8 +27,8 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
     model, transform = plan.model, plan.model.transform
     return {
         "jaxconv": __version__,
-        "libraries": _versions(),
-        "source": model.source.hub_id or Path(str(model.source.weights)).name,
+        "libraries": _versions((*LIBRARIES, *(PROVERS if model.family.by_proof else ()))),
+        "source": model.source.hub_id or _file_name(model.source.weights),
         "revision": model.source.revision,
         **_base(plan),
         "format": model.format,
@@ -54,9 +56,14 @@ def with_hashes(record: JsonObject, sha256: Mapping[str, str]) -> JsonDict:
     return {**record, "sha256": dict(sorted(sha256.items()))}
 
 
-def _versions() -> dict[str, str]:
+def _file_name(path: Path | str) -> str:
+    """The last part of `path`, in which bytes that are not UTF-8 are replaced."""
+    return os.fsencode(Path(path).name).decode("utf-8", "replace")
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
     versions = {}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             versions[library] = version(library)
         except PackageNotFoundError:  # vendored without metadata

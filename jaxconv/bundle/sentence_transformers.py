@@ -15,7 +15,7 @@ from jaxconv.activation import TORCH_CLASSES
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.plan import Plan
-from jaxconv.text.chat_templates import displaced_templates, file_of
+from jaxconv.text.chat_templates import file_of
 
 NAME = "jaxconv_score"
 NAMED_TEMPLATE = file_of(NAME)  # where transformers looks for named templates
@@ -53,7 +53,7 @@ def sentence_transformers_files(plan: Plan) -> dict[str, bytes]:
     if length is not None:
         transformer["processor_kwargs"] = {"model_max_length": length}
     return {
-        **displaced_templates(plan.assets),
+        **plan.chat_templates,
         "modules.json": dump_json(MODULES),
         "sentence_bert_config.json": dump_json(transformer),
         "config_sentence_transformers.json": dump_json(settings),

@@ -93,9 +93,9 @@ def decoder_config(config: JsonObject) -> DecoderConfig:
         hidden_size=hidden,
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
+        num_kv_heads=_integer(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
         head_dim=head_dim,
-        eps=config["rms_norm_eps"],
+        eps=_number(config, "rms_norm_eps"),
         activation=_activation(kind, config),
         scale=(config["query_pre_attn_scalar"] if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
         windows=tuple(_window(config, layer) for layer in layer_types),
@@ -110,7 +110,7 @@ def decoder_config(config: JsonObject) -> DecoderConfig:
         gemma=kind in GEMMAS,
         four_norms=kind in ("gemma2", "gemma3_text"),
         fused=kind == "phi3",
-        softcap=config["attn_logit_softcapping"] if kind in ("gemma2", "gemma3_text") else None,
+        softcap=_attention_softcap(kind, config),
     )
 
 
@@ -123,6 +123,19 @@ def _integer(config: JsonObject, key: str) -> int:
     if type(value) is not int or value < 1:
         raise SourceError(f"config.json has {key} = {value!r}; expected a positive whole number.")
     return value
+
+
+def _number(config: JsonObject, key: str) -> float:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise SourceError(f"config.json has {key} = {value!r}; expected a number of zero or more.")
+    return float(value)
+
+
+def _attention_softcap(kind: str, config: JsonObject) -> float | None:
+    if kind not in ("gemma2", "gemma3_text") or config["attn_logit_softcapping"] is None:
+        return None
+    return _number(config, "attn_logit_softcapping")
 
 
 def _activation(kind: str, config: JsonObject) -> str:
@@ -162,7 +175,9 @@ def _window(config: JsonObject, layer_type: str) -> int:
 def _moe(kind: str, config: JsonObject) -> Moe | None:
     if kind not in ("mixtral", "qwen3_moe"):
         return None
-    return Moe(num_experts(config), config["num_experts_per_tok"], kind == "mixtral" or bool(config["norm_topk_prob"]))
+    return Moe(
+        num_experts(config), _integer(config, "num_experts_per_tok"), kind == "mixtral" or bool(config["norm_topk_prob"])
+    )
 
 
 def _moe_layers(kind: str, config: JsonObject, layers: int) -> tuple[bool, ...]:
@@ -195,7 +210,7 @@ def _rope(config: JsonObject, parameters: JsonObject, head_dim: int, theta: floa
     if rope_type not in ROPE_TYPES:
         raise _unsupported(f"rope type {rope_type!r}", ", ".join(ROPE_TYPES))
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    max_positions = config["max_position_embeddings"]
+    max_positions = _integer(config, "max_position_embeddings")
     options = {key: value for key, value in parameters.items() if value is not None}
     original = config.get("original_max_position_embeddings") or options.get("original_max_position_embeddings")
     options["original_max_position_embeddings"] = original or max_positions

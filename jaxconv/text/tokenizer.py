@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from jaxconv.errors import SourceError
+from jaxconv.errors import SourceError, UsageError
 from jaxconv.text.tokenizer_classes import Building, RustTokenizer, is_rebuilt, rebuild
 from jaxconv.text.tokenizer_settings import AddedText, TokenizerSettings, read_settings
 
@@ -154,8 +154,11 @@ class Vocabulary:
             special: Whether the tokenizer adds its special tokens around it, as vLLM has it do.
 
         Raises:
+            UsageError: The text is not Unicode.
             SourceError: The tokenizer fails, for example at a special token that its file names and does not hold.
         """
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"the text {text!r:.80} holds half of a surrogate pair, which is not a character. Remove it.")
         try:
             encoding = self.tokenizer.encode(text, add_special_tokens=special)
         except BaseException as error:  # as in `_stored`
@@ -183,7 +186,7 @@ def _read_tokenizer(
     """
     from tokenizers import AddedToken, Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_buffer(path.read_bytes())  # from_file takes no path that is not UTF-8
     padding = tokenizer.padding
     tokenizer.no_padding()
     tokenizer.no_truncation()

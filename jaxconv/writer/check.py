@@ -23,12 +23,16 @@ def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOp
 
     Raises:
         OutputError: The output cannot be used.
-        UsageError: The output is an empty string.
+        UsageError: The output is an empty string, or no name of a file.
     """
     if not str(output).strip():
         raise UsageError("OUTPUT is empty. Name a new directory.")
     if "\0" in str(output):
         raise UsageError(f"OUTPUT {str(output)!r} contains a null character. Name a directory without one.")
+    try:
+        os.fsencode(output)
+    except UnicodeEncodeError:
+        raise UsageError(f"OUTPUT {str(output)!r} cannot be the name of a file here. Name another directory.") from None
     output = Path(output).expanduser()
     if importlib.util.find_spec("fcntl") is None:
         raise OutputError(f"output {output} cannot be written on this system: jaxconv writes on Linux and macOS only.")

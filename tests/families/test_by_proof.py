@@ -67,7 +67,8 @@ def test_card_and_record_say_by_proof(tmp_path: Path, glm: Path, qwen3: Path) ->
     """jaxconv.json has `family` only for such an output, and the card says what was proven."""
     convert(glm, tmp_path / "glm")
     convert(qwen3, tmp_path / "qwen3")
-    assert json.loads((tmp_path / "glm" / "jaxconv.json").read_text())["family"] == "by proof"
+    record = json.loads((tmp_path / "glm" / "jaxconv.json").read_text())
+    assert record["family"] == "by proof" and {"torch", "transformers"} <= record["libraries"].keys()
     assert "by proof" in (tmp_path / "glm" / "README.md").read_text()
     assert "family" not in json.loads((tmp_path / "qwen3" / "jaxconv.json").read_text())
     assert "by proof" not in (tmp_path / "qwen3" / "README.md").read_text()
