@@ -68,6 +68,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return source, trained(source, folder / "adapter", r=16)
 
 
+@pytest.mark.slow
 def test_a_large_tensor_has_the_same_bytes_with_any_number_of_threads(tmp_path: Path, large: tuple[Path, Path]) -> None:
     """1, 2 and 4 threads of BLAS write the same file, and `convert --adapter --verify` passes."""
     source, adapter = large

@@ -26,6 +26,8 @@ from tests.support.authors import Encode, authors_code
 from tests.support.real_checkpoints import architecture_of, checkpoint_of
 from tests.support.real_tokenizers import QWEN, tokenizer_folder
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "plain": ("what is the capital of France", "Paris is the capital of France"),
     "punctuation": ("what is the capital of France?", "Paris is the capital of France."),

@@ -24,6 +24,8 @@ from tests.test_adapter import trained
 from tests.verification import sabotages
 from tests.verification.sabotages import Sabotage
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [("is it", "the that this yes"), ("no", "this"), ("what is the yes", "that that the no this")]
 TOKENS = ["no", "yes"]
 SABOTAGES: dict[str, Sabotage] = {
