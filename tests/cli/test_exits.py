@@ -121,7 +121,9 @@ def test_other_encodings_of_stdout(untied: Path, tmp_path: Path, encoding: str) 
         text.returncode == 0 and "|問 what is the capital of France? Paris is the capital of France.|" in text.stdout.decode()
     ), text.stderr
     document = json.loads(jaxconv(*arguments, "--json", PYTHONIOENCODING=encoding).stdout)
-    assert document["prompt"] == "問 {query} {document}" and document["source"] == str(source)
+    assert document["prompt"] == "問 what is the capital of France? Paris is the capital of France." and document[
+        "source"
+    ] == str(source)
     converted = jaxconv("convert", str(untied), str(tmp_path / "ö\udc80"), *TOKENS, PYTHONIOENCODING=encoding)
     assert converted.returncode == 0 and "ö\\udc80" in converted.stdout.decode(), converted.stderr
 

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_forty_random_kills() -> None:
     """No kill leaves a damaged output, and the next run removes every leftover."""
     arguments = [sys.executable, "-m", "tests.reliability", "--kills", "40"]
