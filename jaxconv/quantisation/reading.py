@@ -67,8 +67,8 @@ def quantisation_of(config: JsonObject, checkpoint: Checkpoint, assets: Path) ->
 
 def _refuse_plain(config: JsonObject, companions: Mapping[str, JsonObject]) -> None:
     """Raises `RefusedError` where something says quantised of tensors that are all plain."""
-    text, empty = text_config(config), (None, {})
-    keys = [key for key in KEYS if config.get(key) not in empty] or [key for key in KEYS[:1] if text.get(key) not in empty]
+    text, absent = text_config(config), (None, dict[str, object]())
+    keys = [key for key in KEYS if config.get(key) not in absent] or [key for key in KEYS[:1] if text.get(key) not in absent]
     if keys or companions:
         found = f"config.json has {keys[0]}" if keys else f"{next(iter(companions))} lies beside config.json"
         remedy = f"remove {keys[0]} from config.json" if keys else "remove that file"
