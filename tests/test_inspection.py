@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -63,3 +64,16 @@ def test_the_description_counts_an_untied_head(tmp_path: Path, tie: bool) -> Non
     assert description["num_parameters"] == sum(tensor.numel() for tensor in stored.values())
     assert description["bytes"] == sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
     assert ("lm_head.weight" in stored) is not tie and stored["model.norm.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("section", [[], "fp8", {"quant_method": "fp8"}])
+def test_a_leftover_quantisation_over_plain_tensors_is_refused(qwen3: Path, tmp_path: Path, section: object) -> None:
+    """Whatever its type, the key makes readers expect packed tensors; without it the source converts."""
+    source = tmp_path / "source"
+    shutil.copytree(qwen3, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "quantization_config": section}))
+    refused = jaxconv.inspect(source, classifier_from_tokens=TOKENS)
+    assert not refused["convertible"] and "remove quantization_config" in refused["refusals"][0]
+    (source / "config.json").write_text(json.dumps(config))
+    assert jaxconv.inspect(source, classifier_from_tokens=TOKENS)["convertible"]
