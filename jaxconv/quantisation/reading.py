@@ -70,10 +70,10 @@ def _refuse_plain(config: JsonObject, companions: Mapping[str, JsonObject]) -> N
     text, absent = text_config(config), (None, dict[str, object]())
     keys = [key for key in KEYS if config.get(key) not in absent] or [key for key in KEYS[:1] if text.get(key) not in absent]
     if keys or companions:
-        found = f"config.json has {keys[0]}" if keys else f"{next(iter(companions))} lies beside config.json"
+        clue = f"config.json has {keys[0]}" if keys else f"{next(iter(companions))} lies beside config.json"
         remedy = f"remove {keys[0]} from config.json" if keys else "remove that file"
         raise RefusedError(
-            f"{found}, so readers expect a quantised checkpoint, and every tensor is plain. If the weights were dequantised "
+            f"{clue}, so readers expect a quantised checkpoint, and every tensor is plain. If the weights were dequantised "
             f"or merged, {remedy}; else get the quantised weights."
         )
 

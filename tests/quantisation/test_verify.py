@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -186,7 +185,6 @@ def test_damaged_files_are_found(tmp_path: Path, damage: Callable[[Path], None],
     assert any(finding in text for text in findings), findings
 
 
-@pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not installed")
 @pytest.mark.parametrize(
     "name", [name for name in readable() if name.startswith("llmcompressor/") and "nvfp4" not in name and "asymm" not in name]
 )
@@ -195,7 +193,6 @@ def test_transformers_agrees_with_itself_compressed_tensors(tmp_path: Path, name
     check_with_quantizer(name, tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
 @pytest.mark.parametrize("name", [name for name in readable() if name.startswith("torchao/int8")])
 def test_transformers_agrees_with_itself_torchao(tmp_path: Path, name: str) -> None:
     """As above, with torchao's tensors."""
@@ -217,7 +214,6 @@ def check_with_quantizer(name: str, folder: Path) -> None:
     assert report.scores.max_abs_error <= 1e-5
 
 
-@pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not installed")
 @pytest.mark.parametrize("name", ["llmcompressor/int8_qwen3", "llmcompressor/int4_channel_gemma"])
 def test_transformers_needs_the_entry(tmp_path: Path, name: str) -> None:
     """Without `score` in the list transformers does not load the output: the comparison above can fail."""
