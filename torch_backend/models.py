@@ -215,6 +215,8 @@ def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[An
     for candidate in candidates:
         if unsupported(candidate) is None:
             plain = {key: value for key, value in candidate.items() if key != "auto_map"}
+            if plain.get("attn_logit_softcapping") is not None:
+                plain["attn_implementation"] = "eager"  # older releases take sdpa, which leaves the cap out
             settings = transformers.CONFIG_MAPPING[str(candidate["model_type"])].from_dict(plain)
             if type(settings) in models:
                 model_class = models[type(settings)]

@@ -147,6 +147,10 @@ class Decoder(nnx.Module):
 
     def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
         """Final hidden states [B, T, D] in the weights' dtype. Padding, where the mask is 0, may lie on either side."""
+        with jax.default_matmul_precision(precision(self.norm[...].dtype)):
+            return self._hidden(ids_BT, mask_BT)
+
+    def _hidden(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
         config = self.config
         mask_BT = mask_BT.astype(bool)
         x_BTD = self.embedding[...][ids_BT]
@@ -252,7 +256,5 @@ def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -
     Returns:
         float32 [B, hidden_size].
     """
-    decoder = nnx.merge(graph, state)
-    with jax.default_matmul_precision(precision(decoder.norm[...].dtype)):
-        hidden_BD: jax.Array = decoder.last(ids_BT, mask_BT)
-        return hidden_BD
+    hidden_BD: jax.Array = nnx.merge(graph, state).last(ids_BT, mask_BT)
+    return hidden_BD

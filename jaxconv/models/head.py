@@ -16,7 +16,7 @@ from flax import nnx
 from jaxconv.errors import SourceError
 from jaxconv.json_files import read_object
 from jaxconv.models.batching import Batcher
-from jaxconv.models.decoder import Decoder, precision
+from jaxconv.models.decoder import Decoder
 from jaxconv.models.loading import load_decoder
 from jaxconv.models.token_ids import check_token_ids
 from jaxconv.quantisation.reading import plain_classifier
@@ -40,10 +40,8 @@ class Classifier(nnx.Module):
 
 @partial(jax.jit, static_argnums=0)
 def _logits(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    classifier = nnx.merge(graph, state)
-    with jax.default_matmul_precision(precision(classifier.decoder.norm[...].dtype)):
-        logits: jax.Array = classifier(ids_BT, mask_BT)
-        return logits
+    logits: jax.Array = nnx.merge(graph, state)(ids_BT, mask_BT)
+    return logits
 
 
 class JaxClassifier:
