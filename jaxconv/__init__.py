@@ -3,7 +3,7 @@
     readers -> layouts -> families -> head (through a backend) -> writer -> bundle
 
 `convert` and `convert_params` make an output, `inspect` says what `convert` would do, `verify` proves an output, and
-`load` scores with it. Everything raised on purpose is a `JaxconvError`.
+`load` scores with it, and `push` uploads it. Everything raised on purpose is a `JaxconvError`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from jaxconv.inspection import inspect
     from jaxconv.live import convert_params
     from jaxconv.scoring import Ranked, Scorer, load
+    from jaxconv.upload import Pushed, push
     from jaxconv.verification import Report, verify
 
 # Imported on first use, so that `import jaxconv` stays cheap.
 _MODULES = {
     "ConversionResult": "jaxconv.conversion",
+    "Pushed": "jaxconv.upload",
     "Ranked": "jaxconv.scoring",
     "Report": "jaxconv.verification",
     "Scorer": "jaxconv.scoring",
@@ -43,6 +45,7 @@ _MODULES = {
     "convert_params": "jaxconv.live",
     "inspect": "jaxconv.inspection",
     "load": "jaxconv.scoring",
+    "push": "jaxconv.upload",
     "verify": "jaxconv.verification",
 }
 
@@ -53,6 +56,7 @@ __all__ = [
     "LayoutError",
     "OutputError",
     "ProcessError",
+    "Pushed",
     "Ranked",
     "RefusedError",
     "Report",
@@ -67,6 +71,7 @@ __all__ = [
     "convert_params",
     "inspect",
     "load",
+    "push",
     "verify",
 ]
 

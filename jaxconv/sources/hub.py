@@ -169,13 +169,18 @@ def _translated(repo: str, revision: str | None) -> Iterator[None]:
             f"({type(error).__name__}: {str(error)[:200]}). Check HF_ENDPOINT and the network; --offline uses the cache."
         ) from error
     except Exception as error:  # the HTTP client, and so its errors, change with huggingface_hub
-        clients = ("httpx", "httpx2", "requests", "httpcore", "httpcore2")
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in clients:
+        if not is_network_error(error):
             raise
         raise SourceError(
             f"{repo} is not a directory here, and the hub ({constants.ENDPOINT}) cannot be reached: {error}. "
             "Check the path or the network; --offline uses the cache."
         ) from error
+
+
+def is_network_error(error: Exception) -> bool:
+    """Whether `error`, which huggingface_hub let through, comes from the network or the HTTP client."""
+    clients = ("httpx", "httpx2", "requests", "httpcore", "httpcore2")
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in clients
 
 
 def _hub_message(repo: str, revision: str | None, error: Exception) -> str:

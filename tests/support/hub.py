@@ -17,8 +17,9 @@ TOKEN = "hf_secret"
 class Hub(ThreadingHTTPServer):
     """Serves directories as repositories.
 
-    `requests` lists the requests, `ranges` the parts of files that were requested with their lengths, `gated` the
-    repositories that need the token. `constant` is the answer to every request, if there is one.
+    `requests` lists the requests and `ranges` the parts of files that were requested, with their lengths. `gated` are the
+    repositories that need the token, `revisions` what every repository has. `constant` is the answer to every request, if
+    there is one.
     """
 
     def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = (), constant: bytes | None = None) -> None:
@@ -26,6 +27,7 @@ class Hub(ThreadingHTTPServer):
         self.repos, self.gated, self.constant = repos, gated, constant
         self.requests: list[str] = []
         self.ranges: list[tuple[str, str, int]] = []
+        self.revisions = ["main", "v1", COMMIT]
 
     @property
     def url(self) -> str:
@@ -52,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def info(self, repo: str) -> dict[str, object]:
+        """What else is said about a repository."""
+        return {}
+
     def do_HEAD(self) -> None:
         """As GET, without the body."""
         self.do_GET()
@@ -69,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(401, X_Error_Code="RepoNotFound")
         if repo in self.server.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted.")
-        if len(rest) > 1 and rest[1] not in ("main", "v1", COMMIT):
+        if len(rest) > 1 and rest[1] not in self.server.revisions:
             return self.answer(404, X_Error_Code="RevisionNotFound")
         folder = self.server.repos[repo]
         if api:
@@ -85,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
                     for name, entry in files.items()
                 ]
                 return self.answer(200, json.dumps(entries).encode(), Content_Type="application/json")
-            document = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            document = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files], **self.info(repo)}
             return self.answer(200, json.dumps(document).encode(), Content_Type="application/json")
         file = folder.joinpath(*rest[2:])
         if not file.is_file():
