@@ -52,6 +52,7 @@ def test_long_functions_and_undocumented_parameters_are_found() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", sorted(TYPING.glob("*.py")), ids=lambda path: path.stem)
 def test_the_public_api_is_typed(program: Path) -> None:
     """`mypy --strict` accepts a program that uses the whole API, and finds every wrong call."""

@@ -162,6 +162,7 @@ def test_calibration_is_folded(qwen3: Path, tmp_path: Path) -> None:
     assert folded["score.bias"].tolist() == [-4.5] and "score.bias" not in plain
 
 
+@pytest.mark.slow
 def test_bf16_row_would_err(tmp_path: Path) -> None:
     """On SmolLM2 the F32 row gives the causal LM's logit difference to 1e-4; a bf16-rounded row errs over 1e-3."""
     import torch

@@ -40,6 +40,7 @@ def _run(command: list[str], folder: Path) -> float:
     return float(re.findall(r"-?\d+\.\d+(?:e-?\d+)?", done.stdout)[0])
 
 
+@pytest.mark.slow
 def test_every_block_runs_as_pasted(output: Path) -> None:
     """CrossEncoder, transformers and `jaxconv score` print the same score; the server's blocks are served ones."""
     blocks = re.findall(r"```(\w+)\n(.*?)```", (output / "README.md").read_text(), re.DOTALL)

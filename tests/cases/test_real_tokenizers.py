@@ -72,7 +72,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tokenizers")
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+# Reading 262,144 pieces in three libraries takes longest.
+LONG = {"gemma": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in TOKENIZERS])
 def test_ids_are_those_of_transformers(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every kind of template: as vLLM has them, as sentence-transformers has them, and as jaxconv reads them."""
     folder = folder_of(name, root)

@@ -43,6 +43,7 @@ def _orbax(tree: dict[str, Any], folder: Path) -> None:
         checkpointer.save(folder, {"params": tree})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("write", "layout"), [(_msgpack, "hf_flax"), (_orbax, "nnx")])
 def test_same_bytes_as_from_safetensors(tmp_path: Path, write: Callable[[dict[str, Any], Path], None], layout: str) -> None:
     """Every tensor and the score row have the same bits, whichever container the model came in."""

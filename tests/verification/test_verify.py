@@ -208,6 +208,7 @@ def test_convert_verifies_before_it_publishes(qwen3: Path, tmp_path: Path, capsy
     assert report["passed"] and report["scores"]["pairs"] >= 16 and report["scores"]["backend"] == "jax"
 
 
+@pytest.mark.slow
 def test_smollm2_scores_are_torchs(tmp_path: Path) -> None:
     """64 short pairs on a real model: raw scores of the output by JAX are torch's causal logits to 1e-4."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
