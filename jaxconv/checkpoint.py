@@ -89,7 +89,8 @@ class TensorRef:
 
     `dtype` is a safetensors dtype name ("BF16"), `shape` the shape that `read()` returns; `take(ids, axis)`
     returns slices at `ids` along an axis, in that order, reading no more than it must.
-    `extent` is set when the bytes lie in a local file in output form, so that they can be copied unread.
+    `extent` is set when the bytes lie in a local file in output form, so that they can be copied unread. `computed` says that
+    a whole `read()` computes every element anew, so that of stacked layers one should be taken.
     """
 
     name: str
@@ -98,6 +99,7 @@ class TensorRef:
     read: Callable[[], Array] = field(repr=False, compare=False)
     take: Callable[[Sequence[int], int], Array] = field(repr=False, compare=False)
     extent: Extent | None = None
+    computed: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ from jaxconv.errors import RefusedError, TokenError
 from jaxconv.families import Rows
 from jaxconv.model import Model, ReadOptions, read_config, read_model
 from jaxconv.plan import Plan, PlanOptions, example_prompt, make_plan
+from jaxconv.quantisation.jax_trees import DTYPE
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
 from jaxconv.text.prompt import read_template
@@ -78,6 +79,7 @@ def inspect(
     layout: str | None = None,
     step: int | None = None,
     adapter: str | Path | None = None,
+    dequantize: bool = False,
     template: str | Path | None = None,
     activation: str = "auto",
     calibrate: bool = False,
@@ -104,6 +106,7 @@ def inspect(
         layout: The layout of the tensor names.
         step: The step of a checkpoint manager's root.
         adapter: A PEFT LoRA adapter.
+        dequantize: Make bfloat16 numbers of the arrays that AQT or Qwix quantised.
         template: The Jinja file of the prompt.
         activation: "auto", "sigmoid" or "identity".
         calibrate: Fold the preset's calibration into the head.
@@ -139,7 +142,7 @@ def inspect(
     description = _unread(located)
     try:
         compare: Rows = "sample" if checkpoint is None else "none"
-        model = read_model(located, ReadOptions(layout, step, adapter), checkpoint, compare_heads=compare)
+        model = read_model(located, ReadOptions(layout, step, adapter, dequantize), checkpoint, compare_heads=compare)
         description = describe(model)
         return describe_plan(make_plan(model, options))
     except (RefusedError, TokenError) as error:
@@ -207,6 +210,8 @@ def describe(model: Model) -> Description:
     }
     if model.packed is not None:
         description["quantisation"] = model.packed.quantised.quantisation.summary
+    if model.dequantised is not None:
+        description["quantisation"] = f"{model.dequantised.summary}, dequantised to {DTYPE}"
     return description
 
 

@@ -45,6 +45,7 @@ def convert_params(
     device: str = "auto",
     layout: str | None = None,
     adapter: str | Path | None = None,
+    dequantize: bool = False,
     dtype: str | None = None,
     template: str | Path | None = None,
     activation: str = "auto",
@@ -79,6 +80,7 @@ def convert_params(
         device: Where the head is computed.
         layout: The layout of the names in the tree.
         adapter: A PEFT LoRA adapter to merge.
+        dequantize: Make bfloat16 numbers of the arrays that AQT or Qwix quantised.
         dtype: The dtype the backbone is cast to.
         template: The Jinja file of the prompt.
         activation: What consumers apply to the logit.
@@ -110,7 +112,7 @@ def convert_params(
         1
     """
     request = Request(
-        ReadOptions(layout, None, adapter),
+        ReadOptions(layout, None, adapter, dequantize),
         PlanOptions(
             preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
             template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxconv.adapter import Adapter, read_adapter
 from jaxconv.checkpoint import Checkpoint, dominant_dtype
-from jaxconv.errors import RefusedError, SourceError
+from jaxconv.errors import RefusedError, SourceError, UsageError
 from jaxconv.families import (
     Family,
     LmHead,
@@ -27,7 +27,7 @@ from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
 from jaxconv.quantisation import Quantised
-from jaxconv.quantisation.jax_trees import refuse_quantised_tree
+from jaxconv.quantisation.jax_trees import DTYPE, WIDE, QuantisedTree, open_quantised_tree, refuse_without_leave
 from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisation_of, with_plain_head
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
@@ -41,11 +41,13 @@ class ReadOptions:
         layout: The layout of the tensor names; detected if None.
         step: The step of a checkpoint manager's root; the newest if None.
         adapter: The directory of a PEFT LoRA adapter that is merged into the tensors.
+        dequantize: Whether the arrays of a tree that AQT or Qwix quantised are made bfloat16 numbers; None: if it has any.
     """
 
     layout: str | None = None
     step: int | None = None
     adapter: str | Path | None = None
+    dequantize: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Model:
         adapter: The adapter that is merged into the checkpoint.
         packed: How the backbone is quantised; None for a plain one.
         head_record: How the rows of a head in 8 bits come about; empty for a plain head.
+        dequantised: The tree whose quantised arrays are made numbers when they are read; None for a plain source.
     """
 
     source: Source
@@ -83,6 +86,7 @@ class Model:
     adapter: Adapter | None = None
     packed: PackedBackbone | None = None
     head_record: str = ""
+    dequantised: QuantisedTree | None = None
 
 
 def read_config(source: Source) -> JsonObject:
@@ -112,10 +116,12 @@ def read_model(
     config = read_config(source)
     family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
-    refuse_quantised_tree(opened)
+    tree = _quantised_tree(opened, options)
+    opened = opened if tree is None else tree.plain()
     quantised = quantisation_of(config, opened, source.assets)
     family = family.spelled_as(opened.tensors)
-    layout, checkpoint = to_hf(opened, with_defaults(text_config(config)), options.layout, family.head.embedding)
+    defaults = with_defaults(text_config(config))
+    layout, checkpoint = to_hf(opened, defaults, options.layout, family.head.embedding)
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
     if family.by_proof:
@@ -127,9 +133,13 @@ def read_model(
     if adapter is not None:
         checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
     with_head, head_record = (checkpoint, "") if packed is None else with_plain_head(checkpoint, family)
+    if tree is not None:
+        with_head, head_record = _unrounded_head(tree, to_hf(tree.plain(WIDE), defaults, layout)[1], checkpoint, family)
     lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
-    notes = [] if quantised is None else [*quantised.quantisation.warnings, *([f"{head_record}."] if head_record else [])]
+    notes = [] if tree is None else [f"{tree.summary}: converted to {DTYPE} numbers; the codes are not kept."]
+    notes += [] if quantised is None else quantised.quantisation.warnings
+    notes += [f"{head_record}."] if head_record else []
     return Model(
         source=source,
         checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)),
@@ -145,7 +155,50 @@ def read_model(
         adapter=adapter,
         packed=packed,
         head_record=head_record,
+        dequantised=tree,
     )
+
+
+def _quantised_tree(opened: Checkpoint, options: ReadOptions) -> QuantisedTree | None:
+    """The quantised arrays of a source that may be made numbers, or None.
+
+    Raises:
+        RefusedError: Nobody asked for that, or it cannot be done.
+        UsageError: It was asked for, and there are none.
+    """
+    tree = open_quantised_tree(opened)
+    if tree is None:
+        if options.dequantize:
+            raise UsageError(
+                f"--dequantize is for trees that AQT or Qwix quantised, and {opened.path} has no such arrays. Leave it out: "
+                "plain weights are copied, and packed ones of a Hugging Face checkpoint pass through."
+            )
+        return None
+    if options.dequantize is False:
+        raise refuse_without_leave(tree)
+    if options.adapter is not None:
+        raise RefusedError(
+            f"--adapter cannot be merged into a tree that is quantised ({tree.summary}): the sum would be rounded to "
+            "bfloat16 twice. Merge it in the library that trained it, or into the parameters from before quantisation."
+        )
+    return tree
+
+
+def _unrounded_head(tree: QuantisedTree, wide: Checkpoint, checkpoint: Checkpoint, family: Family) -> tuple[Checkpoint, str]:
+    """The checkpoint with the head in float32, codes times scale, and a sentence on it; empty for a head that is plain.
+
+    Args:
+        tree: The source's tree.
+        wide: Its tensors, dequantised to float32, under Hugging Face names.
+        checkpoint: Its tensors, dequantised to bfloat16, under Hugging Face names.
+        family: The family, in the spelling of the tensors.
+    """
+    names = (family.head.weight, family.head.embedding)
+    heads = {name: wide.tensors[name] for name in names if name in wide.tensors}
+    changed = [name for name, ref in heads.items() if ref.dtype != checkpoint.tensors[name].dtype]
+    used = family.head.weight if family.head.weight in heads else family.head.embedding
+    record = f"the rows of {used} are its {tree.library} codes times their scales, in float32" if used in changed else ""
+    return dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, **heads}), record
 
 
 def _check_can_pass_through(quantised: Quantised, family: Family, options: ReadOptions, *, unchanged: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxconv.json_files import JsonDict, JsonObject, dump_json
 from jaxconv.plan import Plan
+from jaxconv.quantisation.jax_trees import DTYPE
 
 CONFIG = "config.json"
 # vLLM's on-line quantisation takes every linear layer, and no key in a checkpoint can except the score row.
@@ -63,12 +64,15 @@ def transformers_reads(plan: Plan) -> bool:
 
 
 def quantisation_record(plan: Plan) -> JsonDict:
-    """What the provenance says of the quantisation; empty for a plain output.
+    """What the provenance says of the output's quantisation, or of the source's that was undone; empty for plain ones.
 
     Args:
         plan: The plan of the conversion.
     """
-    packed = plan.model.packed
+    packed, head, tree = plan.model.packed, plan.model.head_record, plan.model.dequantised
+    if tree is not None:
+        dequantised: JsonDict = {"library": tree.library, "arrays": len(tree.arrays), "scheme": tree.summary, "dtype": DTYPE}
+        return {"dequantised": dequantised | ({"head": head} if head else {})}
     if packed is None:
         return {}
     quantised = packed.quantised
@@ -81,4 +85,4 @@ def quantisation_record(plan: Plan) -> JsonDict:
             for consumer in quantised.quantisation.consumers
         },
     }
-    return {"quantisation": record | ({"head": plan.model.head_record} if plan.model.head_record else {})}
+    return {"quantisation": record | ({"head": head} if head else {})}

@@ -38,6 +38,7 @@ def convert(
     layout: option.Layout = None,
     step: option.Step = None,
     adapter: option.Adapter = None,
+    dequantize: option.Dequantize = False,
     dtype: option.Dtype = None,
     template: option.Template = None,
     activation: option.Activation = "auto",

@@ -23,6 +23,7 @@ def inspect(
     layout: option.Layout = None,
     step: option.Step = None,
     adapter: option.Adapter = None,
+    dequantize: option.Dequantize = False,
     dtype: option.Dtype = None,
     template: option.Template = None,
     activation: option.Activation = "auto",

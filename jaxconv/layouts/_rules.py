@@ -237,15 +237,15 @@ def _parts(rule: Rule, ref: TensorRef, number: int) -> Iterator[tuple[str, tuple
 
 
 def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes: Sizes) -> TensorRef:
-    at = {"L": index[0], "P": index[1]}
     symbols = rule.axes.split()
+    alone = ref.computed and "L" in symbols  # then one layer is taken, because all would be computed for it
+    at = {"L": 0 if alone else index[0], "P": index[1]}
     kept = [symbol for symbol in symbols if symbol not in "LP"]
     groups = [group.split(".") for group in rule.hf_axes.split()]
     order = [symbol for group in groups for symbol in group]
     shape = tuple(math.prod(sizes[symbol] for symbol in group) for group in groups)
-    select = tuple(
-        at[symbol] if symbol in "LP" else slice(sizes["V"]) if symbol == "W" else slice(None) for symbol in symbols
-    )
+    cut: dict[str, int | slice] = {**at, "W": slice(sizes["V"])}
+    select = tuple(cut.get(symbol, slice(None)) for symbol in symbols)
     permutation = [[s.replace("W", "V") for s in kept].index(symbol) for symbol in order]
 
     def change(array: Array) -> Array:
@@ -254,7 +254,8 @@ def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes
         return array
 
     def read() -> Array:
-        return change(mapped(ref)[select].transpose(permutation)).reshape(shape)
+        array = ref.take([index[0]], symbols.index("L")) if alone else mapped(ref)
+        return change(array[select].transpose(permutation)).reshape(shape)
 
     def take(ids: Sequence[int], axis: int) -> Array:
         if len(kept) < len(symbols) or len(order) > len(groups) or not all(VALUES[v].elementwise for v in rule.values):

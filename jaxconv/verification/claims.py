@@ -107,6 +107,7 @@ def expect(model: Model, output: Output, claims: Claims) -> Expected:
             raise UsageError(f"token id {index} is out of range: the LM head has {model.lm_head.weight.shape[0]} rows.")
     record = record or {}
     _check_adapter(record, model, findings)
+    _check_dequantised(record, model, findings)
     return _expected(record, ids, _method(record, claims, preset, len(ids), findings), claims, findings)
 
 
@@ -187,6 +188,17 @@ def _check_adapter(record: JsonObject, model: Model, findings: list[str]) -> Non
         name = f"the adapter {_object(record, 'adapter').get('name')}" if recorded else "no adapter"
         other = "none was given; pass --adapter" if claimed is None else "another one was given"
         findings.append(f"jaxconv.json records {name}, and {other}.")
+
+
+def _check_dequantised(record: JsonObject, model: Model, findings: list[str]) -> None:
+    """Whether the record says that the source's codes were made numbers if they were, and only then."""
+    recorded, tree = _object(record, "dequantised"), model.dequantised
+    expected = {} if tree is None else {"library": tree.library, "arrays": len(tree.arrays), "dtype": "BF16"}
+    actual = {key: recorded.get(key) for key in ("library", "arrays", "dtype")} if recorded else {}
+    if actual != expected:
+        findings.append(
+            f"jaxconv.json records {actual or 'nothing'} as dequantised; the source gives {expected or 'nothing'}."
+        )
 
 
 def _method(record: JsonObject, claims: Claims, preset: Preset | None, count: int, findings: list[str]) -> str:

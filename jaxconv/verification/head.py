@@ -80,7 +80,9 @@ def check_head(model: Model, source: SourceFiles, adapter: AdapterFiles, output:
     ids = list(expected.token_ids)
     rows = model.lm_head.weight.read_rows(ids)
     names = model.family.head
-    findings = _check_rows(rows, names.weight if source.named(names.weight) else names.embedding, source, adapter, ids)
+    findings = _check_rows(
+        rows, names.weight if source.named(names.weight) else names.embedding, source.unrounded(), adapter, ids
+    )
     factor = logit_factor(model.config)
     if factor != model.transform.scale:
         findings.append(f"the conversion multiplied logits by {model.transform.scale:g}; config.json asks for {factor:g}.")

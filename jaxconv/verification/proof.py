@@ -19,11 +19,12 @@ from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
 from jaxconv.verification.claims import Claims, Expected, expect
 from jaxconv.verification.config import check_config
 from jaxconv.verification.head import Head, check_head
+from jaxconv.verification.jax_trees import how_dequantised
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, read_pairs
 from jaxconv.verification.prompts import check_ends, encode
-from jaxconv.verification.quantisation import how_read
+from jaxconv.verification.quantisation import how_read, is_left_out
 from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
@@ -128,7 +129,8 @@ def verify(
     directory = None if report is None else prepare(Path(report).expanduser())
     try:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
-        proved = prove(located, Path(output).expanduser(), claims, ReadOptions(layout, step, adapter), scoring=scoring)
+        options = ReadOptions(layout, step, adapter, dequantize=None)
+        proved = prove(located, Path(output).expanduser(), claims, options, scoring=scoring)
     except JaxconvError as error:
         if directory is not None and not isinstance(error, UsageError):
             write_report(directory, unreadable(str(error)), str(source), str(output))
@@ -170,7 +172,7 @@ def prove(
     structure = compare_tensors(
         tuple(model.checkpoint.tensors), arrays, output.tensors,
         dtype=expected.dtype, merges=merges, score=model.family.head.score,
-        left_out=lambda name: _is_left_out(model, name),
+        left_out=lambda name: is_left_out(model, name),
     )  # fmt: skip
     head = check_head(model, arrays, adapter, output, expected)
     template = tuple(check_template(output))
@@ -206,13 +208,6 @@ def _check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
     return read_pairs(scoring.pairs), url
 
 
-def _is_left_out(model: Model, name: str) -> bool:
-    """Whether an array of the source has no place in a classifier; of a quantised head no scale has one."""
-    if model.packed is not None and name.startswith(model.family.head.weight.removesuffix("weight")):
-        return True
-    return model.family.is_left_out(name, model.config)
-
-
 def _adapter(model: Model) -> AdapterFiles:
     if model.adapter is None:
         return AdapterFiles({}, {})
@@ -244,6 +239,8 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
     if scores is not None and model.packed is not None:
         yield how_read(model, scores.quantizer)
+    if model.dequantised is not None:
+        yield how_dequantised(model)
     if scores is not None and scores.kind == "consistency":
         yield (
             f"{scores.backend} computed the scores of both sides, so a mistake in it would not show; with --backend auto and "

@@ -89,6 +89,18 @@ def how_read(model: Model, quantizer: bool) -> str:
     )
 
 
+def is_left_out(model: Model, name: str) -> bool:
+    """Whether an array of the source has no place in a classifier; of a quantised head no scale has one.
+
+    Args:
+        model: The source.
+        name: The array.
+    """
+    if model.packed is not None and name.startswith(model.family.head.weight.removesuffix("weight")):
+        return True
+    return model.family.is_left_out(name, model.config)
+
+
 def expected_config(config: JsonObject) -> JsonDict:
     """A source's config.json with the entry that keeps `score` plain, and nothing else changed.
 

@@ -75,7 +75,7 @@ class Compared:
     def causal_lm(self) -> tuple[Checkpoint, JsonObject]:
         """The backbone with the head, and the config that gives uncapped logits.
 
-        The head is never cast, so that a tied one is given apart from a cast embedding.
+        The head is never cast and never rounded, so that a tied one is given apart from a cast or dequantised embedding.
         """
         backbone, head = self.backbone, self.model.lm_head
         config: JsonObject = without_quantisation(_without_softcap(self.model))
@@ -83,7 +83,7 @@ class Compared:
         tensors = {**backbone.tensors, name: head.weight.renamed(name)}
         if head.bias is not None:
             tensors[head.bias.name] = head.bias
-        if self.expected.dtype is not None:
+        if self.expected.dtype is not None or self.model.dequantised is not None:
             config = _with(config, tie_word_embeddings=False)
         return dataclasses.replace(backbone, tensors=tensors), config
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.verification.array_comparison import Merge
+from jaxconv.verification.jax_trees import plain_arrays
 from jaxconv.verification.libraries import Place, axis_sizes, libraries
 from jaxconv.verification.output import Stored, stored_tensors
 
@@ -51,6 +52,10 @@ class Located:
             sizes: The sizes of merged axes, by letter.
             array: The source's array, if it has been read already.
         """
+        axes = self.place.axes.split()
+        if array is None and self.ref.computed and "l" in axes:
+            alone = self.ref.take([self.place.at["l"]], axes.index("l"))
+            return replace(self.place, at={**self.place.at, "l": 0}).part(alone, hf_shape, sizes)
         return self.place.part(self.ref.read() if array is None else array, hf_shape, sizes)
 
 
@@ -66,6 +71,7 @@ class SourceFiles:
         heads: The names of the LM head and its bias.
         stored: Where safetensors files keep them, as the safetensors library reads their headers.
         findings: What is wrong with the files, a sentence each.
+        wide: Of a tree with quantised arrays, all arrays again with those in float32; the head is made of them.
     """
 
     raw: Mapping[str, TensorRef]
@@ -75,6 +81,11 @@ class SourceFiles:
     heads: tuple[str, ...]
     stored: Mapping[str, Stored]
     findings: tuple[str, ...] = ()
+    wide: Mapping[str, TensorRef] = field(default_factory=dict)
+
+    def unrounded(self) -> SourceFiles:
+        """The arrays as the head is made of them: those that were quantised in float32."""
+        return replace(self, raw=self.wide) if self.wide else self
 
     def locate(self, name: str, shape: tuple[int, ...]) -> Located | None:
         """Where a Hugging Face tensor lies, or None.
@@ -169,7 +180,10 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
         if differing and not findings:
             findings.append(f"the safetensors library reads other names from the source than jaxconv: {_some(differing)}.")
     heads = tuple(name for name in (model.family.head.weight, model.family.head.bias) if name is not None)
-    return SourceFiles(raw.tensors, model.layout, config, axis_sizes(config), heads, stored, tuple(findings))
+    arrays, wide = raw.tensors, dict[str, TensorRef]()
+    if model.dequantised is not None:
+        arrays, wide = plain_arrays(raw.tensors), plain_arrays(raw.tensors, "F32")
+    return SourceFiles(arrays, model.layout, config, axis_sizes(config), heads, stored, tuple(findings), wide)
 
 
 def _cast(ref: TensorRef, dtype: str | None) -> TensorRef:

@@ -55,9 +55,9 @@ def about(name: str) -> dict[str, Any]:
         return json.load(found)
 
 
-def unpack(name: str, folder: Path) -> Case:
+def unpack(name: str, folder: Path, fixtures: Path = FIXTURES) -> Case:
     """Unpacks a fixture and makes its original, with a tokenizer of the words t4, t5, ..."""
-    with tarfile.open(FIXTURES / f"{name}.tar.xz") as archive:
+    with tarfile.open(fixtures / f"{name}.tar.xz") as archive:
         archive.extractall(folder / "fixture", filter="data")
     said = json.loads((folder / "fixture" / "case.json").read_text())
     original = write_original(
