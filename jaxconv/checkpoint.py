@@ -90,7 +90,8 @@ class TensorRef:
     `dtype` is a safetensors dtype name ("BF16"), `shape` the shape that `read()` returns; `take(ids, axis)`
     returns slices at `ids` along an axis, in that order, reading no more than it must.
     `extent` is set when the bytes lie in a local file in output form, so that they can be copied unread. `computed` says that
-    a whole `read()` computes every element anew, so that of stacked layers one should be taken.
+    a whole `read()` computes every element anew, so that of stacked layers one should be taken. `packed` is set where the
+    elements are products of codes and scales, which take less memory.
     """
 
     name: str
@@ -100,6 +101,7 @@ class TensorRef:
     take: Callable[[Sequence[int], int], Array] = field(repr=False, compare=False)
     extent: Extent | None = None
     computed: bool = False
+    packed: Packed | None = field(default=None, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +115,21 @@ class TensorRef:
     def renamed(self, name: str) -> TensorRef:
         """The same tensor under another `name`."""
         return dataclasses.replace(self, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A matrix as codes of 8 bits and scales: (code - zero point) * scale, each a float32 operation.
+
+    Attributes:
+        codes: The codes, [rows, columns].
+        scales: Gives the scales, float32 [rows, groups]; a group is as many columns as another.
+        zeros: Gives the zero points, likewise; None where they are zero.
+    """
+
+    codes: TensorRef
+    scales: Callable[[], Array]
+    zeros: Callable[[], Array] | None = None
 
 
 def mapped(ref: TensorRef) -> Array:

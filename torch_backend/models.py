@@ -10,16 +10,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from transformers.utils import logging
 
-Array: TypeAlias = NDArray[Any]
-Tensors: TypeAlias = Mapping[str, Callable[[], Array]]
+from torch_backend.packed import Array, PackedTensors, Tensors, can_stay_packed, load_packed
+
+T = TypeVar("T")
 
 ROWS = 32  # sequences in a batch
 TOKENS = 8192  # tokens in a batch, padding included
@@ -39,7 +39,9 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
     return f"transformers {transformers.__version__} has no model_type {model_type!r}. Install a version that has it."
 
 
-def load_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
+def load_backbone(
+    config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32", packed: PackedTensors | None = None
+) -> Any:
     """The model up to its final norm.
 
     Args:
@@ -47,14 +49,18 @@ def load_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtyp
         tensors: Functions that read the tensors, by Hugging Face name; tensors of heads and towers are left out.
         device: The torch device.
         dtype: The dtype of the parameters.
+        packed: Functions that read codes, scales and zero points of the tensors that are stored so, by the same names. They
+            stay codes in memory where the model has them as plain linears.
 
     Raises:
         ModelError: The model cannot be built, or tensors are missing or misshaped.
     """
-    return _load(transformers.MODEL_MAPPING, config, tensors, device, dtype)
+    return _load(transformers.MODEL_MAPPING, config, tensors, device, dtype, packed or {})
 
 
-def load_causal_lm(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
+def load_causal_lm(
+    config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32", packed: PackedTensors | None = None
+) -> Any:
     """The causal LM with its head, tied or not.
 
     Args:
@@ -62,11 +68,13 @@ def load_causal_lm(config: Mapping[str, Any], tensors: Tensors, device: str, dty
         tensors: Functions that read the tensors, by Hugging Face name.
         device: The torch device.
         dtype: The dtype of the parameters.
+        packed: Functions that read codes, scales and zero points of the tensors that are stored so, by the same names. They
+            stay codes in memory where the model has them as plain linears.
 
     Raises:
         ModelError: The model cannot be built, or tensors are missing or misshaped.
     """
-    return _load(transformers.MODEL_FOR_CAUSAL_LM_MAPPING, config, tensors, device, dtype)
+    return _load(transformers.MODEL_FOR_CAUSAL_LM_MAPPING, config, tensors, device, dtype, packed or {})
 
 
 @torch.inference_mode()
@@ -122,8 +130,9 @@ class TorchClassifier:
         bias: Array | None,
         device: str = "cpu",
         dtype: str = "float32",
+        packed: PackedTensors | None = None,
     ) -> None:
-        self.backbone = load_backbone(config, tensors, device, dtype)
+        self.backbone = load_backbone(config, tensors, device, dtype, packed)
         self.weight = to_torch(weight).float().to(device)
         self.bias = None if bias is None else to_torch(bias).float().to(device)
 
@@ -182,27 +191,44 @@ def to_torch(array: Array) -> torch.Tensor:
     return flat.view(dtype).reshape(array.shape)
 
 
-def _load(models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
+def _load(
+    models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str, packed: PackedTensors
+) -> Any:
     with quiet():
         try:
             settings, model_class = _class_for(models, config)
             with torch.device("meta"):
-                names = list(model_class(settings).state_dict())
-            model, info = model_class.from_pretrained(
-                None,
-                config=settings,
-                state_dict={name: _LazyTensor(read) for name, read in _renamed(tensors, names).items()},
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-            )
+                empty = model_class(settings)
+            names = list(empty.state_dict())
+            spelled = _renamed({name: name for name in tensors}, names)
+            readers = {name: tensors[old] for name, old in spelled.items()}
+            codes = {name: packed[old] for name, old in spelled.items() if old in packed}
+            model, missing = _filled(model_class, settings, empty, readers, codes, dtype)
         except ModelError:
             raise
         except Exception as error:  # configs of strangers make transformers raise nearly anything
             raise ModelError(f"{type(error).__name__}: {str(error).strip()[:500]}") from error
-    missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{len(missing)} tensors are missing, among them {missing[0]}. Download the weights again.")
     return model.to(device).eval()
+
+
+def _filled(
+    model_class: Any, settings: Any, empty: Any, readers: Tensors, packed: PackedTensors, dtype: str
+) -> tuple[Any, list[str]]:
+    """The model with its values, and the names of parameters that have none."""
+    wanted = getattr(torch, dtype)
+    if can_stay_packed(empty, readers, packed):
+        model = load_packed(lambda: model_class._from_config(settings, dtype=wanted), readers, packed, wanted, to_torch)
+        return model, sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
+    model, info = model_class.from_pretrained(
+        None,
+        config=settings,
+        state_dict={name: _LazyTensor(read) for name, read in readers.items()},
+        dtype=wanted,
+        output_loading_info=True,
+    )
+    return model, sorted(info["missing_keys"])
 
 
 def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -227,8 +253,8 @@ def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[An
     )
 
 
-def _renamed(tensors: Tensors, names: Sequence[str]) -> Tensors:
-    """The tensors with the prefix that the model gives its embedding; unchanged where either has no single embedding.
+def _renamed(tensors: Mapping[str, T], names: Sequence[str]) -> Mapping[str, T]:
+    """The entries with the prefix that the model gives its embedding; unchanged where either has no single embedding.
 
     The names that transformers itself would convert (experts of a mixture, for example) only lose or gain a prefix here.
     """
@@ -237,12 +263,12 @@ def _renamed(tensors: Tensors, names: Sequence[str]) -> Tensors:
     if len(before) != 1 or len(after) != 1:
         return tensors
     renamed = {}
-    for name, read in tensors.items():
+    for name, entry in tensors.items():
         head = next((name[name.index(head) :] for head in HEADS if f".{head}" in f".{name}"), None)
         if head is not None and not name.startswith(f"{before[0]}layers."):
-            renamed[head] = read
+            renamed[head] = entry
         elif name.startswith(before[0]):
-            renamed[after[0] + name.removeprefix(before[0])] = read
+            renamed[after[0] + name.removeprefix(before[0])] = entry
     return renamed
 
 

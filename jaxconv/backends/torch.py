@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype
-from jaxconv.checkpoint import Array, Checkpoint, mapped
+from jaxconv.checkpoint import Array, Checkpoint, Packed, mapped
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.models.token_ids import check_token_ids
@@ -56,11 +56,11 @@ class TorchBackend:
         if "score.weight" not in checkpoint.tensors:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
         checkpoint, config = plain_classifier(checkpoint, config, directory)
-        readers = _readers(checkpoint)
+        readers, packed = _readers(checkpoint), _packed(checkpoint)
         bias = readers.pop("score.bias", None)
         with _errors(directory):
             model = TorchClassifier(
-                config, readers, readers.pop("score.weight")(), None if bias is None else bias(), self.device, dtype
+                config, readers, readers.pop("score.weight")(), None if bias is None else bias(), self.device, dtype, packed
             )
         return _CheckedClassifier(model)
 
@@ -69,7 +69,7 @@ class TorchBackend:
         from torch_backend.models import hidden_states, load_backbone
 
         with _errors(checkpoint.path):
-            model = load_backbone(config, _readers(checkpoint), self.device)
+            model = load_backbone(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
             check_token_ids(token_ids, _embedding_rows(model))
             return hidden_states(model, token_ids)
 
@@ -80,7 +80,7 @@ class TorchBackend:
         from torch_backend.models import causal_logits, load_causal_lm
 
         with _errors(checkpoint.path):
-            model = load_causal_lm(config, _readers(checkpoint), self.device)
+            model = load_causal_lm(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
             check_token_ids([*token_ids, answers], _embedding_rows(model))
             return causal_logits(model, token_ids, answers)
 
@@ -108,6 +108,15 @@ def _readers(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
     """What torch_backend takes: tensor names and functions that read the tensors."""
     tensors: JsonObject = checkpoint.tensors
     return {name: partial(mapped, ref) for name, ref in tensors.items()}
+
+
+def _packed(checkpoint: Checkpoint) -> dict[str, tuple[Callable[[], Array], ...]]:
+    """Functions that read codes, scales and, if there are, zero points of the matrices that are stored so."""
+    packed: dict[str, Packed] = {name: ref.packed for name, ref in checkpoint.tensors.items() if ref.packed is not None}
+    return {
+        name: (partial(mapped, entry.codes), entry.scales, *([] if entry.zeros is None else [entry.zeros]))
+        for name, entry in packed.items()
+    }
 
 
 @contextmanager

@@ -45,6 +45,24 @@ def rms_norm(x: jax.Array, weight: jax.Array, config: DecoderConfig) -> jax.Arra
     return weight * normed.astype(x.dtype)
 
 
+def dequantised(codes_FD: jax.Array, scale_FG: jax.Array, zero_FG: jax.Array | None) -> jax.Array:
+    """(code - zero point) * scale, each operation in float32.
+
+    Args:
+        codes_FD: Codes of 8 bits.
+        scale_FG: A scale for each group of columns, float32.
+        zero_FG: The zero points likewise; None where they are zero.
+
+    Returns:
+        float32 [F, D].
+    """
+    F, D = codes_FD.shape
+    wide_FGC = codes_FD.astype(jnp.float32).reshape(F, scale_FG.shape[1], -1)
+    if zero_FG is not None:
+        wide_FGC = wide_FGC - zero_FG[..., None]
+    return (wide_FGC * scale_FG[..., None]).reshape(F, D)
+
+
 class Layer(nnx.Module):
     """One kind of decoder layer. Its parameters are named as in the checkpoint, dots written as underscores."""
 
@@ -64,8 +82,16 @@ class Layer(nnx.Module):
         return x_BTD + self._mlp(self._norm(x_BTD, "post_attention_layernorm"))
 
     def _weight(self, name: str) -> jax.Array:
+        """A weight; of codes and scales the numbers, as they would be had they been computed on loading."""
         array: jax.Array = self.weights[name][...]
-        return array
+        if f"{name}_scale" not in self.weights:
+            return array
+        zeros = self.weights[f"{name}_zero"][...] if f"{name}_zero" in self.weights else None
+        numbers = dequantised(array, self.weights[f"{name}_scale"][...], zeros)
+        # Without the barrier the compiler may compute the numbers inside the product, and sum it in another order.
+        numbers = numbers.astype(self.weights["input_layernorm"][...].dtype)
+        weight: jax.Array = jax.lax.optimization_barrier(numbers)  # type: ignore[no-untyped-call]
+        return weight
 
     def _norm(self, x: jax.Array, name: str) -> jax.Array:
         return rms_norm(x, self._weight(name), self.config)

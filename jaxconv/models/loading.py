@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject
 from jaxconv.models.config import DecoderConfig, decoder_config
@@ -114,9 +114,11 @@ class _Loader:
             )
         return ref
 
-    def _place(self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array]) -> jax.Array:
+    def _place(
+        self, shape: tuple[int, ...], shard_axis: int | None, read: Callable[[Index], Array], dtype: Any = None
+    ) -> jax.Array:
         def cast(index: Index | None) -> Array:
-            return np.ascontiguousarray(read(index or (slice(None),) * len(shape))).astype(self.dtype, copy=False)
+            return np.ascontiguousarray(read(index or (slice(None),) * len(shape))).astype(dtype or self.dtype, copy=False)
 
         if self.mesh is None:
             return jax.make_array_from_callback(shape, SingleDeviceSharding(self.device), cast)
@@ -145,6 +147,33 @@ class _Loader:
 
         return self._place((len(refs), len(rows), *shape[1:]), None if axis is None else axis + 1, read)
 
+    def _matrix(
+        self, layers: list[int], parameter: str, name: str, shape: tuple[int, int], axis: int
+    ) -> dict[str, jax.Array]:
+        """One matrix per layer: as codes and scales where all of them are stored so, else as numbers."""
+        packed = [self.ref(f"layers.{layer}.{name}", shape).packed for layer in layers]
+        parts = [entry for entry in packed if entry is not None]
+        scales = [entry.scales() for entry in parts]
+        if len({(e.codes.dtype, s.shape, e.zeros is None) for e, s in zip(parts, scales, strict=True)}) != 1:
+            return {parameter: self._stack(layers, name, shape, axis)}
+        if len(parts) < len(layers):
+            return {parameter: self._stack(layers, name, shape, axis)}
+
+        def codes(index: Index) -> Array:
+            return np.stack([read_slice(entry.codes, index[1:]) for entry in parts[index[0]]])
+
+        rows = 1 if axis == 0 else None
+        arrays = {
+            parameter: self._place((len(layers), *shape), axis + 1, codes, numpy_dtype(parts[0].codes.dtype)),
+            f"{parameter}_scale": self._whole(scales, rows),
+        }
+        zeros = [entry.zeros() for entry in parts if entry.zeros is not None]
+        return arrays | ({f"{parameter}_zero": self._whole(zeros, rows)} if zeros else {})
+
+    def _whole(self, arrays: list[Array], axis: int | None) -> jax.Array:
+        stacked = np.stack(arrays)
+        return self._place(stacked.shape, axis, lambda index: stacked[index], np.float32)
+
     def _run(self, layers: list[int], moe: bool) -> dict[str, jax.Array]:
         config = self.config
         arrays = {name: self._stack(layers, f"{name}.weight", (config.hidden_size,), None) for name in self._norms()}
@@ -166,10 +195,10 @@ class _Loader:
         return {"q_proj": (query, D), "k_proj": (key, D), "v_proj": (key, D), "o_proj": (D, query)}
 
     def _attention(self, layers: list[int]) -> dict[str, jax.Array]:
-        arrays = {}
+        arrays: dict[str, jax.Array] = {}
         for parameter, (name, axis) in ATTENTION.items():
             shape = self._sizes()[parameter]
-            arrays[parameter] = self._stack(layers, name, shape, axis)
+            arrays |= self._matrix(layers, parameter, name, shape, axis)
             if self.config.output_bias if parameter == "o_proj" else self.config.attention_bias:
                 bias = name.removesuffix("weight") + "bias"
                 arrays[f"{parameter}_bias"] = self._stack(layers, bias, shape[:1], None)
@@ -213,7 +242,7 @@ class _Loader:
             return arrays | {"down_proj": self._stack(layers, MLP["down_proj"][0], (D, F), 1)}
         for parameter, (name, axis) in MLP.items():
             shape = (D, F) if parameter == "down_proj" else (F, D)
-            arrays[parameter] = self._stack(layers, name, shape, axis)
+            arrays |= self._matrix(layers, parameter, name, shape, axis)
             if self.config.mlp_bias:
                 bias = name.removesuffix("weight") + "bias"
                 arrays[f"{parameter}_bias"] = self._stack(layers, bias, shape[:1], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jaxconv.checkpoint import Array, numpy_dtype
@@ -79,12 +80,13 @@ def grid(
     return Part(suffix, dtypes, shapes, axis=0 if block[0] else None, features=block[0] or 1, required=required)
 
 
-def codes_times_scales(codes: str, scales: str, block: tuple[int, int], columns: int, zeros: str | None = None) -> Decoder:
+@dataclass(frozen=True, slots=True)
+class CodesTimesScales:
     """Decodes 8-bit codes: (code - zero point) · scale of the block, each a float32 operation.
 
     Scales stored as bytes are powers of two: the exponents of `F8_E8M0`, which some files store without that dtype's name.
 
-    Args:
+    Attributes:
         codes: Suffix of the codes.
         scales: Suffix of the scales.
         block: Rows and columns that share a scale; 0 stands for all.
@@ -92,14 +94,37 @@ def codes_times_scales(codes: str, scales: str, block: tuple[int, int], columns:
         zeros: Suffix of zero points stored as the scales are; they may be absent.
     """
 
-    def decode(arrays: Mapping[str, Array], rows: int) -> NDArray[np.float32]:
-        whole_block = block[0] or rows, block[1] or columns
-        values = widen(arrays[codes])
-        if zeros is not None and zeros in arrays:
-            values -= spread(widen(arrays[zeros]), whole_block, values.shape)
-        return scaled(values, _scales(arrays[scales]), whole_block)
+    codes: str
+    scales: str
+    block: tuple[int, int]
+    columns: int
+    zeros: str | None = None
 
-    return decode
+    def __call__(self, arrays: Mapping[str, Array], rows: int) -> NDArray[np.float32]:
+        """As `Decoder`: float32 [rows, columns] from the stored `arrays` of so many `rows`, by suffix."""
+        block = self.block[0] or rows, self.block[1] or self.columns
+        values = widen(arrays[self.codes])
+        if self.zeros is not None and self.zeros in arrays:
+            values -= spread(widen(arrays[self.zeros]), block, values.shape)
+        return scaled(values, _scales(arrays[self.scales]), block)
+
+    def whole_groups(self, shape: Shape) -> bool:
+        """Whether scales of a `shape` count for groups of columns of one size, so that their number tells it."""
+        groups = shape[1] if len(shape) == 2 else 1
+        return groups == 1 or groups * self.block[1] == self.columns
+
+    def by_rows(self, array: Array, rows: int) -> NDArray[np.float32]:
+        """Scales or zero points as stored in `array` for so many `rows`, as float32 [rows, groups]."""
+        import numpy as np
+
+        wide = _scales(array)
+        wide = wide.reshape(1, 1) if wide.size == 1 else wide.reshape(wide.shape[0], -1)
+        block = self.block[0] if len(wide) > 1 else 0
+        return np.ascontiguousarray(wide[np.arange(rows) // (block or rows)])
+
+
+# What the schemes call it.
+codes_times_scales = CodesTimesScales
 
 
 def nvfp4(codes: str, scales: str, scale_of_scales: str, columns: int, *, divide: bool) -> Decoder:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, TensorRef
+from jaxconv.checkpoint import NUMPY_NAMES, Array, Checkpoint, Packed, TensorRef
 from jaxconv.errors import RefusedError
 from jaxconv.families import Family, disagreement, family_for, text_config
 from jaxconv.json_files import JsonDict, JsonObject, read_optional_object
 from jaxconv.quantisation import Quantised, Source, check_tensors, companion_names, find_stored_head, open_quantisation
 from jaxconv.quantisation.check import PACKED, PLAIN
+from jaxconv.quantisation.layouts import CodesTimesScales
 from jaxconv.quantisation.storage import Storage
 
 # Places of a config.json that speak of quantisation, whichever reader looks there.
@@ -165,7 +166,22 @@ def _weight(name: str, storage: Storage, stored: Mapping[str, TensorRef]) -> Ten
     def read() -> Array:
         return storage.dequantise(stored)
 
-    return TensorRef(name, "F32", storage.shape, read, lambda ids, axis: read().take(list(ids), axis))
+    return TensorRef(
+        name, "F32", storage.shape, read, lambda ids, axis: read().take(list(ids), axis), packed=_packed(storage, stored)
+    )
+
+
+def _packed(storage: Storage, stored: Mapping[str, TensorRef]) -> Packed | None:
+    """The weight as codes and scales; None where it is stored otherwise, or wrongly, which reading it says."""
+    decode, rows = storage.decode, storage.shape[0]
+    if not isinstance(decode, CodesTimesScales) or storage.problems(stored):
+        return None
+    names = [f"{storage.module}.{suffix}" for suffix in (decode.scales, decode.zeros) if suffix is not None]
+    refs = [stored[name] for name in names if name in stored]
+    if not all(decode.whole_groups(ref.shape) for ref in refs):
+        return None
+    scales, *zeros = (lambda ref=ref: decode.by_rows(ref.read(), rows) for ref in refs)
+    return Packed(stored[f"{storage.module}.{decode.codes}"], scales, zeros[0] if zeros else None)
 
 
 def plain_classifier(checkpoint: Checkpoint, config: JsonObject, directory: Path) -> tuple[Checkpoint, JsonDict]:
