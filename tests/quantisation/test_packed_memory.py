@@ -22,7 +22,7 @@ from jaxconv.quantisation import reading
 from tests.support.quantised import OPTIONS, PAIRS, quantised_source
 from torch_backend.packed import PackedLinear
 
-# Name -> whether all of its linears, or some, are codes of 8 bits.
+# Outputs whose linears, all or some, are codes of 8 bits; those of the second list take longer together.
 FAST = ["fp8/block_partial_qwen2", "llmcompressor/int8_asymmetric_qwen2", "torchao/int8_llama_tied_shards"]
 PACKED = [
     *FAST,
@@ -93,7 +93,9 @@ def small_int8(folder: Path) -> tuple[Path, int]:
              "vocab_size": 1024}  # fmt: skip
     config = config_of("int8", 12, tied=True) | sizes
     make_source(folder / "source", config)
-    jaxconv.convert(folder / "source", folder / "out", classifier_from_tokens=["no", "yes"], backend="numpy", copy_mode="link")
+    jaxconv.convert(
+        folder / "source", folder / "out", classifier_from_tokens=["no", "yes"], backend="numpy", copy_mode="link"
+    )
     attention = 2 * 1024 * 2048 + 2 * 1024 * 512
     return folder / "out", 12 * (attention + 3 * 1024 * 4096)
 
@@ -105,7 +107,20 @@ def test_the_peak_is_that_of_codes(tmp_path: Path, backend: str) -> None:
     output, weights = small_int8(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "no", "document": "yes"}))
     score = ["-m", "jaxconv", "score", str(output), "--pairs", str(tmp_path / "pairs.jsonl"), "--backend", backend]
-    empty = run([sys.executable, "-c", f"import jaxconv.backends as b; b.get_backend({backend!r}); import torch_backend.models"])
+    empty = run(
+        [sys.executable, "-c", f"import jaxconv.backends as b; b.get_backend({backend!r}); import torch_backend.models"]
+    )
     peak = run([sys.executable, *score, "--device", "cpu"]).anonymous_mb - empty.anonymous_mb
-    print(peak, weights / 2**20)
     assert peak * 2**20 < 2 * weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "bytes_a_weight"), [("jax", 2), ("auto", 7)])
+def test_a_proof_holds_one_model_at_a_time(tmp_path: Path, backend: str, bytes_a_weight: int) -> None:
+    """JAX computes both sides from codes; transformers makes float32 of them, 5 bytes a weight with the codes, one side at a time."""
+    output, weights = small_int8(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "no", "document": "yes"}))
+    verify = ["-m", "jaxconv", "verify", str(tmp_path / "source"), str(output), "--pairs", str(tmp_path / "pairs.jsonl")]
+    empty = run([sys.executable, "-c", "import jax, transformers.modeling_utils, torch_backend.models"])
+    peak = run([sys.executable, *verify, "--backend", backend, "--device", "cpu"]).anonymous_mb - empty.anonymous_mb
+    assert peak * 2**20 < bytes_a_weight * weights
