@@ -17,9 +17,9 @@ from typing import Protocol, cast
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError
 from jaxconv.readers._beside import NOT_APPLIED, notes_on_neighbours
-from jaxconv.readers._directories import explain
+from jaxconv.readers._directories import explain, merge_zero
 
-__all__ = ["NOT_APPLIED", "Reader", "explain", "open_checkpoint", "readers"]
+__all__ = ["NOT_APPLIED", "Reader", "explain", "merge_zero", "open_checkpoint", "readers"]
 
 
 class Reader(Protocol):
