@@ -6,7 +6,7 @@ Reads headers, config and tokenizer; no tensor data, no framework.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
@@ -167,11 +167,11 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
         special_tokens: The special tokens by name that a template may read.
     """
     if template is not None:
-        return user_prompt(template, special_tokens or {})
+        return replace(user_prompt(template, special_tokens or {}), origin="--template", written=template)
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat, origin="preset")
 
 
 def example_prompt(plan: Plan) -> str:

@@ -60,6 +60,9 @@ class Prompt:
         max_length: The longest prompt in tokens that the authors' code lets through.
         caveat: Where the token ids of the prompt are not those of the authors' code.
         notes: What the caller should know about the template, a sentence each.
+        origin: Where the template comes from: "--template", "preset", "source" (the chat template that its LogitScore record
+            names) or "plain" (the pair alone).
+        written: The text of --template as its author wrote it.
     """
 
     template: str
@@ -68,6 +71,8 @@ class Prompt:
     max_length: int | None = None
     caveat: str | None = None
     notes: tuple[str, ...] = ()
+    origin: str = "plain"
+    written: str | None = None
 
 
 def vllm_template(body: str, instruction: str | None = None) -> str:
