@@ -218,6 +218,6 @@ def describe_plan(plan: Plan) -> Description:
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
         "convertible": True,
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *plan.machine_warnings],
         "prompt": example_prompt(plan),
     }

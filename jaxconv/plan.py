@@ -72,7 +72,8 @@ class Plan:
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
         use_sep_token: The value of `use_sep_token` in config.json.
-        warnings: What the caller should know, a sentence each.
+        warnings: What the caller should know, a sentence each; the card and the record keep it.
+        machine_warnings: What this machine could not compare. Printed and not kept: the output's bytes do not depend on it.
     """
 
     model: Model
@@ -92,6 +93,7 @@ class Plan:
     dtype: str | None = None
     use_sep_token: bool = False
     warnings: tuple[str, ...] = ()
+    machine_warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -155,6 +157,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
         warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
+        machine_warnings=fitted.machine_warnings,
     )
 
 
