@@ -204,6 +204,22 @@ def test_a_template_that_fails_is_an_error_with_a_reason(name: str, source: Path
     assert time.monotonic() - started < 60
 
 
+def test_a_template_that_insists_on_its_roles_is_said_to_frighten_vllm(source: Path, tmp_path: Path) -> None:
+    """It converts and scores; a template that does without the roles has no such note."""
+    lines = (
+        "{% set ns = namespace(q='') %}{% for m in messages %}{% if m.role == 'query' %}{% set ns.q = m.content %}{% endif %}"
+    )
+    insists = (
+        lines
+        + "{% endfor %}{% if not ns.q %}{{ raise_exception('no query') }}{% endif %}{{ ns.q }} {{ messages[1].content }}"
+    )
+    notes = converted(source, tmp_path / "out", template_file(tmp_path, insists)).result.plan.warnings
+    assert any("logs that as a warning with a traceback" in note and "no query" in note for note in notes)
+    quiet = insists.replace("{% if not ns.q %}{{ raise_exception('no query') }}{% endif %}", "")
+    notes = converted(source, tmp_path / "quiet", template_file(tmp_path, quiet)).result.plan.warnings
+    assert not any("traceback" in note for note in notes)
+
+
 MARKED = {
     "over a pair": PROMPT.encode("utf-8-sig"),
     "over messages": (CHAT + "\n\n").encode("utf-8-sig"),
