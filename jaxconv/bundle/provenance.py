@@ -77,7 +77,9 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
 
 def _base(plan: Plan) -> JsonDict:
     source = plan.model.source
-    return {} if source.base_id is None else {"base": {"id": source.base_id, "revision": source.base_revision}}
+    if source.base_id is not None:
+        return {"base": {"id": source.base_id, "revision": source.base_revision}}
+    return {} if source.base_name is None else {"base": {"name": _file_name(source.base_name)}}
 
 
 def _prompt(plan: Plan) -> JsonDict:
