@@ -23,7 +23,7 @@ from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.text.chat_templates import displaced_templates
 from jaxconv.text.pad_token import PadToken
-from jaxconv.text.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
+from jaxconv.text.prompt import PLAIN, Prompt, user_prompt, vllm_template
 from jaxconv.text.prompt_fit import fit_prompt
 from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
@@ -175,12 +175,6 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
     return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat, origin="preset")
-
-
-def example_prompt(plan: Plan) -> str:
-    """The prompt of an example pair under `plan`, as consumers tokenise it."""
-    tokens = Vocabulary(plan.model.source.assets).special_tokens
-    return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:
