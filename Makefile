@@ -3,6 +3,7 @@ PYTHON ?= python3
 SECONDS ?= 60
 VENV := .venv
 VLLM_VENV := .venv-vllm
+TRAINERS := .venv-trainers/.installed
 STAMP := $(VENV)/.installed
 
 .PHONY: test test-slow test-matrix check demo test-vllm bench fuzz
@@ -17,10 +18,16 @@ $(VLLM_VENV)/.installed: requirements/vllm.txt examples/setup_vllm.sh
 	bash examples/setup_vllm.sh $(PYTHON) $(VLLM_VENV)
 	touch $@
 
+# DeepSpeed, verl and llm-compressor, whose pins clash with the project's.
+$(TRAINERS): requirements/trainers.txt
+	$(PYTHON) -m venv .venv-trainers
+	.venv-trainers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/trainers.txt
+	touch $@
+
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm and not slow"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) $(TRAINERS)
 	$(VENV)/bin/python -m pytest -n 2 -q -m "slow and not vllm"
 
 test-matrix: $(STAMP)

@@ -11,11 +11,12 @@ from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import RefusedError, TokenError
 from jaxconv.families import Rows
 from jaxconv.model import Model, ReadOptions, read_config, read_model
-from jaxconv.plan import Plan, PlanOptions, example_prompt, make_plan
+from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.quantisation.jax_trees import DTYPE
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess, is_offline, read_headers
-from jaxconv.text.prompt import read_template
+from jaxconv.text.prompt import EXAMPLE_PAIR, read_template, render
+from jaxconv.text.tokenizer import Vocabulary
 
 
 class TokenDescription(TypedDict):
@@ -223,6 +224,12 @@ def describe_plan(plan: Plan) -> Description:
         "method": plan.method,
         "tokens": [{"text": token.text, "id": token.id} for token in plan.tokens],
         "convertible": True,
-        "warnings": list(plan.warnings),
-        "prompt": example_prompt(plan),
+        "warnings": [*plan.warnings, *plan.machine_warnings],
+        "prompt": _example_prompt(plan),
     }
+
+
+def _example_prompt(plan: Plan) -> str:
+    """The prompt of an example pair under `plan`, as consumers tokenise it."""
+    tokens = Vocabulary(plan.model.source.assets).special_tokens
+    return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)

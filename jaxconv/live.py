@@ -19,7 +19,7 @@ from jaxconv.errors import RefusedError, SourceError, UsageError
 from jaxconv.model import ReadOptions
 from jaxconv.plan import PlanOptions
 from jaxconv.readers._training_state import parameter_names
-from jaxconv.sources import Source, resolve_base
+from jaxconv.sources import Source, resolve_base, with_base
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
 from jaxconv.writer.options import WriteOptions
@@ -124,9 +124,7 @@ def convert_params(
     tree = _tree(params)
     with _processes(tree, verify) as processes:
         located = resolve_base(base, HubAccess(token=token, offline=offline))
-        source = Source(
-            "live parameters", "live parameters", located.assets, base_id=located.hub_id, base_revision=located.revision
-        )
+        source = with_base(Source("live parameters", "live parameters", located.assets), located)
         return convert_resolved(source, output, request, live_checkpoint(tree), processes)
 
 

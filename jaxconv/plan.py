@@ -6,7 +6,7 @@ Reads headers, config and tokenizer; no tensor data, no framework.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
@@ -23,7 +23,7 @@ from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.text.chat_templates import displaced_templates
 from jaxconv.text.pad_token import PadToken
-from jaxconv.text.prompt import EXAMPLE_PAIR, PLAIN, Prompt, render, user_prompt, vllm_template
+from jaxconv.text.prompt import PLAIN, Prompt, user_prompt, vllm_template
 from jaxconv.text.prompt_fit import fit_prompt
 from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
@@ -72,7 +72,8 @@ class Plan:
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
         use_sep_token: The value of `use_sep_token` in config.json.
-        warnings: What the caller should know, a sentence each.
+        warnings: What the caller should know, a sentence each; the card and the record keep it.
+        machine_warnings: What this machine could not compare. Printed and not kept: the output's bytes do not depend on it.
     """
 
     model: Model
@@ -92,6 +93,7 @@ class Plan:
     dtype: str | None = None
     use_sep_token: bool = False
     warnings: tuple[str, ...] = ()
+    machine_warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -155,6 +157,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
         warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
+        machine_warnings=fitted.machine_warnings,
     )
 
 
@@ -167,17 +170,11 @@ def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapp
         special_tokens: The special tokens by name that a template may read.
     """
     if template is not None:
-        return user_prompt(template, special_tokens or {})
+        return replace(user_prompt(template, special_tokens or {}), origin="--template", written=template)
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN), known=False)
     text = vllm_template(preset.template, preset.instruction)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat)
-
-
-def example_prompt(plan: Plan) -> str:
-    """The prompt of an example pair under `plan`, as consumers tokenise it."""
-    tokens = Vocabulary(plan.model.source.assets).special_tokens
-    return render(plan.prompt.template, *EXAMPLE_PAIR, plan.prompt.instruction, tokens)
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat, origin="preset")
 
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:

@@ -129,6 +129,9 @@ def _prove(
     if adapter is None and "adapter" in record:
         raise UsageError(f"{folder} has an adapter merged ({record['adapter']['name']}). Name its directory: --adapter DIR.")
     if base is None and "base" in record:
+        if "id" not in record["base"]:
+            name = record["base"]["name"]
+            raise UsageError(f"{folder} has its config and tokenizer from {name!r}, a directory. Name it: --base DIR.")
         base = str(record["base"]["id"])
     report = verify(source, folder, structure_only=True, base=base, adapter=adapter, revision=revision, token=token)
     if not report.passed:

@@ -248,3 +248,17 @@ def test_sizes_are_read_as_on_the_hub() -> None:
     assert parse_size("5GB") == 5 * 10**9 and parse_size("500 mb") == 5 * 10**8
     with pytest.raises(UsageError, match="0GB"):
         parse_size("0GB")
+
+
+def test_a_step_of_a_checkpoint_without_steps_is_an_error(qwen3: Path, tmp_path: Path) -> None:
+    """It would be ignored otherwise; the message names the format."""
+    with pytest.raises(UsageError, match=r"--step 500: .* holds one checkpoint \(safetensors\)"):
+        jaxconv.convert(qwen3, tmp_path / "out", step=500, token_ids=[5, 6], backend="numpy")
+
+
+def test_a_local_base_is_recorded_by_its_name(qwen3: Path, tmp_path: Path) -> None:
+    """Its path is nobody's business; what it was called is."""
+    jaxconv.convert(qwen3, tmp_path / "out", base=qwen3, token_ids=[5, 6], backend="numpy")
+    assert json.loads((tmp_path / "out" / "jaxconv.json").read_text())["base"] == {"name": qwen3.name}
+    with pytest.raises(UsageError, match="--base DIR"):
+        jaxconv.push(tmp_path / "out", "team/model", source=qwen3)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jaxconv.bundle.quantisation import quantisation_record
+from jaxconv.bundle.sentence_transformers import NAMED_TEMPLATE
 from jaxconv.head import ScoreHead
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.plan import Plan
+from jaxconv.text.prompt import TEMPLATE_NAME
 from jaxconv.version import __version__
 
 PROVENANCE = "jaxconv.json"
@@ -44,6 +47,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "calibration": {"scale": plan.calibration.scale, "bias": plan.calibration.bias},
         "activation": plan.activation,
         "preset": plan.preset,
+        "prompt": _prompt(plan),
         "max_length": plan.prompt.max_length,
         "dtype": plan.dtype,
         "head": {"sha256": head.rows_sha256, "num_labels": plan.num_labels},
@@ -73,7 +77,17 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
 
 def _base(plan: Plan) -> JsonDict:
     source = plan.model.source
-    return {} if source.base_id is None else {"base": {"id": source.base_id, "revision": source.base_revision}}
+    if source.base_id is not None:
+        return {"base": {"id": source.base_id, "revision": source.base_revision}}
+    return {} if source.base_name is None else {"base": {"name": _file_name(source.base_name)}}
+
+
+def _prompt(plan: Plan) -> JsonDict:
+    """Where the prompt comes from, and the sha256 of the templates that hold it."""
+    templates = {TEMPLATE_NAME: plan.prompt.template, NAMED_TEMPLATE: plan.named_template}
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in templates.items() if text is not None}
+    written = {} if plan.prompt.written is None else {"template": plan.prompt.written}
+    return {"origin": plan.prompt.origin, **written, "sha256": digests}
 
 
 def _adapter(plan: Plan) -> JsonDict:

@@ -36,7 +36,7 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
     if result.report is not None and result.report.scores is not None:
         scores = result.report.scores
         lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
-    lines += [f"warning     {warning}" for warning in plan.warnings]
+    lines += [f"warning     {warning}" for warning in (*plan.warnings, *plan.machine_warnings)]
     if result.output is not None:
         lines.append(f"serve       {serve_command(plan, str(result.output))}")
         if model.packed is None:

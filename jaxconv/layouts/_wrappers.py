@@ -49,8 +49,9 @@ def check_wrappers(checkpoint: Checkpoint, names: Collection[str]) -> None:
     if lora:
         raise SourceError(
             f"{checkpoint.path} holds a PEFT model that is not merged ({len(lora)} LoRA tensors beside its base, {lora[0]}, "
-            "...). Save the adapter alone with PeftModel.save_pretrained and pass it as --adapter, or merge it with "
-            "merge_and_unload() and convert that."
+            "...); alpha is not stored with them, so they cannot be merged exactly here. In the program that has the model "
+            "(a PeftModel) save the adapter alone, model.save_pretrained('adapter'), and pass it as --adapter adapter, or "
+            "save it merged, model.merge_and_unload().save_pretrained('merged'), and convert merged."
         )
     inner = [mark for mark in WRAPPERS if mark.startswith("_") and any(mark in name for name in names)]
     for mark in inner:

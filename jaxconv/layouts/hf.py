@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from jaxconv.checkpoint import Checkpoint, TensorRef
 from jaxconv.errors import LayoutError, SourceError
 from jaxconv.json_files import JsonObject
 from jaxconv.layouts._wrappers import check_wrappers
+from jaxconv.readers import merge_zero
 
 NAME = "hf"
 FORMATS = ("safetensors", "torch_bin")
@@ -108,9 +110,14 @@ def check_not_empty(checkpoint: Checkpoint) -> None:
     """Raises `SourceError` if the checkpoint holds tensors without values, as ZeRO-3 saves them."""
     empty = [name for name, ref in checkpoint.tensors.items() if ref.shape == (0,)]
     if empty:
+        commands = merge_zero(Path(checkpoint.path))
+        remedy = (
+            "Save again with stage3_gather_16bit_weights_on_model_save, or convert the directory with zero_to_fp32.py, which "
+            "holds the values: jaxconv says how to merge it."
+            if commands is None
+            else f"The values lie in the global_step directory beside them. Merge those and convert that{commands}"
+        )
         raise SourceError(
             f"{checkpoint.path}: {len(empty)} of {len(checkpoint.tensors)} tensors are empty (shape [0]: {empty[0]}, ...). "
-            "DeepSpeed ZeRO-3 saves them so when weights are not gathered; the values lie in the global_step directory of "
-            "the same checkpoint. There, run: python zero_to_fp32.py . merged --safe_serialization; then convert merged "
-            "with --base. Or save again with stage3_gather_16bit_weights_on_model_save."
+            f"DeepSpeed ZeRO-3 saves them so when weights are not gathered. {remedy}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxconv.errors import RefusedError, UsageError
@@ -75,7 +76,7 @@ def recorded_prompt(
     lines = _settings(settings) + _system_message(source) + (STRUCTURED if structured else "")
     origin = f"the source's chat template {name or DEFAULT!r}"
     try:
-        return user_prompt(lines + text, special_tokens, origin), None
+        return replace(user_prompt(lines + text, special_tokens, origin), origin="source"), None
     except (RefusedError, UsageError) as error:
         return None, f"the chat template of the source was left aside: {error}"
 

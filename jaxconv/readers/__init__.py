@@ -1,8 +1,8 @@
 """Stage 1: a checkpoint's container -> references to its tensors.
 
 Every module of this package reads one container and has `FORMAT`, `PRIORITY` (of several formats in one directory the lowest
-wins), `matches(weights)` and `open(weights, step)`. The package's directory is the registry; modules with a leading
-underscore are shared by several readers.
+wins), `HAS_STEPS` (whether a root holds several steps), `matches(weights)` and `open(weights, step)`. The package's directory
+is the registry; modules with a leading underscore are shared by several readers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from jaxconv.checkpoint import Checkpoint
-from jaxconv.errors import SourceError
+from jaxconv.errors import SourceError, UsageError
 from jaxconv.readers._beside import NOT_APPLIED, notes_on_neighbours
-from jaxconv.readers._directories import explain
+from jaxconv.readers._directories import explain, merge_zero
 
-__all__ = ["NOT_APPLIED", "Reader", "explain", "open_checkpoint", "readers"]
+__all__ = ["NOT_APPLIED", "Reader", "explain", "merge_zero", "open_checkpoint", "readers"]
 
 
 class Reader(Protocol):
@@ -27,6 +27,7 @@ class Reader(Protocol):
 
     FORMAT: str
     PRIORITY: int
+    HAS_STEPS: bool
 
     def matches(self, weights: Path | str) -> bool:
         """Whether the content of `weights`, a path or a URI, is this container; a name alone never counts.
@@ -68,9 +69,15 @@ def open_checkpoint(weights: Path | str, step: int | None = None) -> Checkpoint:
 
     Raises:
         SourceError: No reader recognises the container, or it is damaged. The message says what lies there.
+        UsageError: A step was named of a container that has none.
     """
     for reader in readers():
         if reader.matches(weights):
+            if step is not None and not reader.HAS_STEPS:
+                raise UsageError(
+                    f"--step {step}: {weights} holds one checkpoint ({reader.FORMAT}), not a manager's steps. "
+                    "Name the directory of the step that you mean, without --step."
+                )
             checkpoint = reader.open(weights, step)
             beside = notes_on_neighbours(weights, checkpoint) if isinstance(weights, Path) and weights.is_dir() else ()
             return replace(checkpoint, notes=(*checkpoint.notes, *beside))

@@ -1,6 +1,6 @@
 """Directories that are not a model but that people pass for one: what each is, and the command that goes on from there.
 
-Every command is executed by tests/readers/test_directories.py.
+Every command is executed by tests/readers/test_directories.py and test_trainers.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CACHE_PREFIX = "models--"
+ZERO_SCRIPT = "zero_to_fp32.py"  # which DeepSpeed leaves beside its state
 STEP = re.compile(r"checkpoint-(\d+)")
 SHARD = re.compile(r"model.*-(\d+)-of-(\d+)\.safetensors")
 WRITE_INDEX = (
@@ -98,20 +99,40 @@ def _verl(directory: Path, names: list[str]) -> str | None:
     merged = directory / "merged"
     merge = _command("python", "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", actor,
                      "--target_dir", merged)  # fmt: skip
-    return f"{directory} holds FSDP shards of verl, not a model. Merge them and convert that: {merge} && {_convert(merged)}"
+    return (
+        f"{directory} holds FSDP shards of verl, not a model. Merge them (verl's merger writes bfloat16) and convert that: "
+        f"{merge} && {_convert(merged)}"
+    )
+
+
+def merge_zero(directory: Path) -> str | None:
+    """The commands that merge and convert the state of DeepSpeed ZeRO in `directory`; None if it holds none."""
+    names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    if ZERO_SCRIPT not in names and not any(re.fullmatch(r"global_step\d+", name) for name in names):
+        return None
+    merged = directory / "merged"
+    run = ("python", directory / ZERO_SCRIPT) if ZERO_SCRIPT in names else ("python", "-m", "deepspeed.utils.zero_to_fp32")
+    merge = _command(*run, directory, merged)  # its --safe_serialization fails where head and embedding are tied
+    return f"{_base_hint(names)}: {merge} && {_convert(merged, '--base', _base_of(directory, names))}"
 
 
 def _deepspeed(directory: Path, names: list[str]) -> str | None:
-    if "zero_to_fp32.py" not in names and not any(re.fullmatch(r"global_step\d+", name) for name in names):
+    commands = merge_zero(directory)
+    if commands is None:
         return None
-    merged = directory / "merged"
-    script = directory / "zero_to_fp32.py"
-    run = ("python", script) if "zero_to_fp32.py" in names else ("python", "-m", "deepspeed.utils.zero_to_fp32")
-    merge = _command(*run, directory, merged, "--safe_serialization")
     return (
-        f"{directory} holds the state of DeepSpeed ZeRO, spread over ranks, not a model. Merge it and convert that: "
-        f"{merge} && {_convert(merged, '--base', directory)}"
+        f"{directory} holds the state of DeepSpeed ZeRO, spread over ranks, not a model. Merge it (in float32, as it was "
+        f"trained; --dtype bfloat16 rounds) and convert that{commands}"
     )
+
+
+def _base_of(directory: Path, names: list[str]) -> str | Path:
+    """What brings config and tokenizer to merged weights."""
+    return directory if "config.json" in names else "BASE"
+
+
+def _base_hint(names: list[str]) -> str:
+    return "" if "config.json" in names else ", with the model that was trained in place of BASE"
 
 
 def _distributed(directory: Path, names: list[str]) -> str | None:
@@ -129,7 +150,7 @@ def _distributed(directory: Path, names: list[str]) -> str | None:
     merge = _command("accelerate", "merge-weights", models[0], merged)
     return (
         f"{directory} holds a distributed checkpoint of PyTorch ({models[0].name}/*.distcp), not a model. Merge it and "
-        f"convert that: {merge} && {_convert(merged, '--base', directory)}"
+        f"convert that{_base_hint(names)}: {merge} && {_convert(merged, '--base', _base_of(directory, names))}"
     )
 
 

@@ -12,6 +12,7 @@ from jaxconv.readers._training_state import parameter_names
 
 FORMAT = "easydel"
 PRIORITY = 4
+HAS_STEPS = False
 INDEX = "tensorstore_index.json"
 
 

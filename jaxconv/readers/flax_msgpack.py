@@ -14,6 +14,7 @@ from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "flax_msgpack"
 PRIORITY = 1
+HAS_STEPS = False
 SINGLE = "flax_model.msgpack"
 INDEX = "flax_model.msgpack.index.json"
 

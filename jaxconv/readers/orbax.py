@@ -19,6 +19,7 @@ from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 
 FORMAT = "orbax"
 PRIORITY = 5
+HAS_STEPS = True
 TREE, MANIFEST = "_METADATA", "manifest.ocdbt"
 # Items of a checkpoint manager that hold parameters, by priority (MaxText, Tunix, orbax's defaults).
 ITEMS = ("items", "model_params", "params", "default", "state", "model")

@@ -27,6 +27,7 @@ from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "safetensors"
 PRIORITY = 0
+HAS_STEPS = False
 # Names with a meaning of their own in an output, which no shard may have.
 RESERVED = frozenset({SINGLE, "model-score.safetensors", "model-backbone.safetensors"})
 

@@ -13,6 +13,7 @@ from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "torch_bin"
 PRIORITY = 9
+HAS_STEPS = False
 SINGLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
 

@@ -23,6 +23,7 @@ class Source:
         weights: A local path, or a URI that TensorStore opens.
         assets: The local directory with `config.json` and the tokenizer: the same directory, or that of `--base`.
         hub_id: The hub id of the weights, if they came from the hub.
+        base_name: The name of the directory of `--base`, if config and tokenizer came from one.
         base_id: The hub id of `--base`, if config and tokenizer came from the hub.
         revision: The commit of the weights on the hub.
         base_revision: The commit of `--base` on the hub.
@@ -32,6 +33,7 @@ class Source:
     weights: Path | str
     assets: Path
     hub_id: str | None = None
+    base_name: str | None = None
     base_id: str | None = None
     revision: str | None = None
     base_revision: str | None = None
@@ -62,7 +64,7 @@ def resolve(
             located = Source(name.rstrip("/"), name.rstrip("/"), base_source.assets)
         else:
             located = resolve(source, access=access, weights=weights)
-        return replace(located, assets=base_source.assets, base_id=base_source.hub_id, base_revision=base_source.revision)
+        return with_base(located, base_source)
     if name.startswith("file://"):
         name = unquote(name.removeprefix("file://"))
     if URI.match(name):
@@ -79,6 +81,12 @@ def resolve(
         raise SourceError(f"source {name} does not exist; expected a directory, or a hub id like Qwen/Qwen3-Reranker-0.6B.")
     directory, commit = fetch(name, access, weights=weights)
     return Source(name, directory, directory, hub_id=name, revision=commit)
+
+
+def with_base(source: Source, base: Source) -> Source:
+    """A source whose config and tokenizer are those of `base`."""
+    name = base.assets.resolve().name if base.hub_id is None else None
+    return replace(source, assets=base.assets, base_name=name, base_id=base.hub_id, base_revision=base.revision)
 
 
 def resolve_base(base: str | Path, access: HubAccess | None = None) -> Source:

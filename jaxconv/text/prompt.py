@@ -34,6 +34,10 @@ PLAIN = "{{- query -}}{{- document -}}"  # what vLLM does without a template
 MESSAGE_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "instruction")
 PAIR_VARIABLES = ("query", "document", "instruction")
 NO_GENERATION_PROMPT = "{%- set add_generation_prompt = false %}\n"
+WARMUP_NOTE = (
+    "{origin} fails without the roles query and document ({error}). vLLM renders it once at start-up with a plain user "
+    "message, logs that as a warning with a traceback, and serves as it should."
+)
 GENERATION_NOTE = (
     "{origin} renders another end with add_generation_prompt, which vLLM does not set for a score; it is stored without. "
     "Take the condition out of the template if the prompt is to have that end."
@@ -60,6 +64,9 @@ class Prompt:
         max_length: The longest prompt in tokens that the authors' code lets through.
         caveat: Where the token ids of the prompt are not those of the authors' code.
         notes: What the caller should know about the template, a sentence each.
+        origin: Where the template comes from: "--template", "preset", "source" (the chat template that its LogitScore record
+            names) or "plain" (the pair alone).
+        written: The text of --template as its author wrote it.
     """
 
     template: str
@@ -68,6 +75,8 @@ class Prompt:
     max_length: int | None = None
     caveat: str | None = None
     notes: tuple[str, ...] = ()
+    origin: str = "plain"
+    written: str | None = None
 
 
 def vllm_template(body: str, instruction: str | None = None) -> str:
@@ -129,7 +138,8 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     try:
         requests = [(fixed, over_messages), (text, over_pairs), (wrapped, _with_instruction(over_messages))]
         generating = [{**variables, "add_generation_prompt": True} for variables in over_messages]
-        trial = try_template(text, [*requests, (text, generating)])
+        warmup = [{**over_messages[0], "messages": [{"role": "user", "content": "warmup"}]}]
+        trial = try_template(text, [*requests, (text, generating), (text, warmup)])
         reads_messages = "messages" in trial.variables
         _check_variables(origin, trial.variables - trial.optional, reads_messages, special_tokens)
         if reads_messages:
@@ -137,6 +147,8 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
             if trial.results[3] != rendered:
                 # sentence-transformers says yes where vLLM does not
                 template, notes = fixed, (GENERATION_NOTE.format(origin=origin),)
+            if isinstance(trial.results[4], str):
+                notes = (*notes, WARMUP_NOTE.format(origin=origin, error=trial.results[4]))
         else:
             template, rendered = wrapped, trial.rendered(1)
             if rendered != trial.rendered(2):

@@ -12,6 +12,7 @@ from jaxconv.model import Model
 from jaxconv.presets import Preset
 from jaxconv.presets.detect import detect
 from jaxconv.text.tokenizer import Vocabulary
+from jaxconv.verification.claimed_prompt import ClaimedPrompt, claimed_prompt
 from jaxconv.verification.output import Output
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
@@ -50,8 +51,7 @@ class Expected:
         dtype: The safetensors dtype that the backbone was cast to; None: as stored.
         activation: What consumers apply to the logit.
         rows_sha256: The recorded sha256 of the head rows.
-        template: The text of the template that the prompt comes from; None if nobody says which.
-        instruction: The default of that template's variable `instruction`.
+        prompt: The prompt that the output's templates must give; None if nobody says which.
         findings: Where record and options disagree, a sentence each.
     """
 
@@ -62,8 +62,7 @@ class Expected:
     dtype: str | None
     activation: str | None
     rows_sha256: str | None
-    template: str | None = None
-    instruction: str | None = None
+    prompt: ClaimedPrompt | None = None
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -108,10 +107,13 @@ def expect(model: Model, output: Output, claims: Claims) -> Expected:
     record = record or {}
     _check_adapter(record, model, findings)
     _check_dequantised(record, model, findings)
-    return _expected(record, ids, _method(record, claims, preset, len(ids), findings), claims, findings)
+    prompt = claimed_prompt(claims.template, claims.preset, record, model.source, findings)
+    return _expected(record, ids, _method(record, claims, preset, len(ids), findings), prompt, findings)
 
 
-def _expected(record: JsonObject, ids: Sequence[int], method: str, claims: Claims, findings: list[str]) -> Expected:
+def _expected(
+    record: JsonObject, ids: Sequence[int], method: str, prompt: ClaimedPrompt | None, findings: list[str]
+) -> Expected:
     """The rest of the record, checked."""
     calibration = _object(record, "calibration")
     dtype, activation = record.get("dtype"), record.get("activation")
@@ -119,7 +121,6 @@ def _expected(record: JsonObject, ids: Sequence[int], method: str, claims: Claim
         raise SourceError(f"jaxconv.json records the dtype {dtype!r}; expected one of {', '.join(map(str, DTYPES))}.")
     if activation not in (None, *ACTIVATIONS):
         raise SourceError(f"jaxconv.json records the activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}.")
-    template, instruction = _template(claims)
     return Expected(
         token_ids=tuple(ids),
         method=method,
@@ -128,8 +129,7 @@ def _expected(record: JsonObject, ids: Sequence[int], method: str, claims: Claim
         dtype=dtype,
         activation=activation,
         rows_sha256=_object(record, "head").get("sha256"),
-        template=template,
-        instruction=instruction,
+        prompt=prompt,
         findings=findings,
     )
 
@@ -209,19 +209,6 @@ def _method(record: JsonObject, claims: Claims, preset: Preset | None, count: in
     if method in METHODS and (count == 2 or method != "from_2_way_softmax"):
         return str(method)
     raise UsageError(f"method {method!r} does not fit {count} tokens; expected one of: {', '.join(METHODS)}.")
-
-
-def _template(claims: Claims) -> tuple[str | None, str | None]:
-    """The template that the caller names, and its default instruction: the text, else that of the preset."""
-    if claims.template is not None:
-        return claims.template, None
-    if claims.preset is None:
-        return None, None
-    from jaxconv.presets import get
-
-    preset = get(claims.preset)
-    # The presets' texts have lost the newline that a file ends with, and Jinja takes one away.
-    return None if preset.template is None else preset.template + "\n", preset.instruction
 
 
 def _object(record: JsonObject, key: str) -> JsonObject:

@@ -30,7 +30,7 @@ from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
 from jaxconv.verification.source_files import SourceFiles, read_source
 from jaxconv.verification.structure import Structure, compare_tensors
-from jaxconv.verification.template import check_claimed_template, check_template
+from jaxconv.verification.template import check_claimed_prompt, check_recorded_templates, check_template
 from jaxconv.verification.text import check_text
 from jaxconv.verification.tokenizer import check_tokenizer
 from jaxconv.verification.vllm import Served, compare_served, server_url
@@ -106,8 +106,7 @@ def verify(
         classifier_from_tokens: The answers that the output must have as vocabulary pieces, false first; what it records if
             None.
         token_ids: The same as token ids.
-        template: The Jinja file that the output's prompt must come from; without it, or a preset, the prompt is taken from
-            the output.
+        template: The Jinja file that the output's prompt must come from; what the output records if None.
 
     Returns:
         The report: `passed`, `structure`, `head`, `scores`, `vllm`, `findings` and `notes`; `to_json()` gives the document
@@ -179,11 +178,12 @@ def prove(
     findings = [
         *output.findings, *expected.findings, *arrays.findings, *adapter.findings, *structure.findings, *head.findings,
         *check_config(model, output, expected), *check_tokenizer(model, output), *template,
+        *check_recorded_templates(output),
     ]  # fmt: skip
     notes: list[str] = []
     scores = None
     if not template:
-        findings += check_claimed_template(output, source.assets, expected, pairs[:TEXTS])
+        findings += check_claimed_prompt(output, source.assets, expected.prompt, pairs[:TEXTS])
     if not scoring.structure_only:
         if not template:
             _check_text(source, folder, pairs, findings, notes)
@@ -233,8 +233,8 @@ def _check_text(source: Source, folder: Path, pairs: Pairs, findings: list[str],
 
 def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: ScoreOptions) -> Iterator[str]:
     """What the report leaves out or takes for granted."""
-    if expected.template is None and not scoring.structure_only:
-        yield "the prompt was taken from the output; pass --template or --preset to hold it against yours."
+    if expected.prompt is None and not scoring.structure_only:
+        yield "the output does not record where its prompt comes from; pass --template or --preset to hold it against yours."
     if expected.dtype is not None and scores is not None:
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
     if scores is not None and model.packed is not None:

@@ -1,15 +1,16 @@
-"""The template of the output: whether it renders, and whether it is the one that the caller names."""
+"""The template of the output: whether it renders, and whether it is the one that the output must have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.text.chat_environment import RenderingError, render_variables, undeclared_variables
-from jaxconv.text.prompt import render, variables_of
+from jaxconv.text.chat_environment import RenderingError
+from jaxconv.text.prompt import render
 from jaxconv.text.tokenizer import Vocabulary
-from jaxconv.verification.claims import Expected
+from jaxconv.verification.claimed_prompt import ClaimedPrompt
 from jaxconv.verification.output import Output
 from jaxconv.verification.pairs import Pairs
 
@@ -36,19 +37,29 @@ def check_template(output: Output) -> Iterator[str]:
         yield f"{TEMPLATE} renders without the {' and the '.join(missing)}."
 
 
-def check_claimed_template(output: Output, assets: Path, expected: Expected, pairs: Pairs) -> Iterator[str]:
-    """Whether the output's template gives the token ids of the template that the caller names.
+def check_recorded_templates(output: Output) -> Iterator[str]:
+    """A finding for each template of `output` that is not the file whose sha256 jaxconv.json records."""
+    prompt = (output.record or {}).get("prompt")
+    digests = prompt.get("sha256") if isinstance(prompt, dict) else None
+    for name, digest in digests.items() if isinstance(digests, dict) else ():
+        path = output.folder / name
+        if not path.is_file():
+            if name != TEMPLATE:  # which is a finding already
+                yield f"there is no {name}, which jaxconv.json records."
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"{name} is not the file that the conversion wrote: its sha256 is not the one in jaxconv.json."
 
-    The caller's template is rendered as it stands, with its own variables, and never through the preamble that the
-    conversion puts before it.
+
+def check_claimed_prompt(output: Output, assets: Path, claimed: ClaimedPrompt | None, pairs: Pairs) -> Iterator[str]:
+    """Whether the output's template gives the token ids of the prompt that it must have.
 
     Args:
         output: The output.
         assets: The directory of the source's tokenizer.
-        expected: What the output must be.
+        claimed: The prompt that the output must have; None where nobody says which.
         pairs: The pairs that are rendered.
     """
-    if expected.template is None:
+    if claimed is None:
         return
     stored, vocabulary = (output.folder / TEMPLATE).read_text("utf-8"), Vocabulary(assets)
     try:
@@ -57,26 +68,15 @@ def check_claimed_template(output: Output, assets: Path, expected: Expected, pai
         return
     for query, document in pairs:
         try:
-            claimed = _render_claimed(expected, query, document, tokens)
+            prompt = claimed.render(query, document, tokens)
         except RenderingError as error:
-            yield f"the template that was named cannot be rendered: {error}."
+            yield f"{claimed.origin} cannot be rendered: {error}."
             return
         ids = vocabulary.ids(render(stored, query, document, special_tokens=tokens))
         # A prompt that begins with what the tokenizer adds anyway is stored without it.
-        if ids not in (vocabulary.ids(claimed), vocabulary.ids(claimed, special=False)):
+        if ids not in (vocabulary.ids(prompt), vocabulary.ids(prompt, special=False)):
             yield (
-                f"{TEMPLATE} gives another prompt than the template that was named: "
-                f"{render(stored, query, document, special_tokens=tokens)!r:.200} instead of {claimed!r:.200}."
+                f"{TEMPLATE} gives another prompt than {claimed.origin}: "
+                f"{render(stored, query, document, special_tokens=tokens)!r:.200} instead of {prompt!r:.200}."
             )
             return
-
-
-def _render_claimed(expected: Expected, query: str, document: str, tokens: Mapping[str, str]) -> str:
-    """The prompt of a pair by the caller's template, over messages or over query, document and instruction."""
-    template = expected.template or ""
-    variables: dict[str, object] = {**tokens, "query": query, "document": document}
-    if expected.instruction is not None:
-        variables["instruction"] = expected.instruction
-    if "messages" in undeclared_variables(template)[0]:
-        variables = variables_of(query, document, expected.instruction, tokens)
-    return render_variables(template, variables)

@@ -15,6 +15,7 @@ from sentence_transformers.cross_encoder.modules.logit_score import LogitScore
 from transformers import AutoTokenizer
 
 import jaxconv
+import jaxconv.presets.recorded_prompt
 from tests.support.text_cases import PAIRS, QWEN, byte_level, messages_of, text_source
 
 ROLE = "{{{{ messages | selectattr('role', 'eq', '{}') | map(attribute='content') | first }}}}"
@@ -94,6 +95,7 @@ def test_the_output_scores_as_the_saved_reranker(name: str, tmp_path: Path) -> N
     truth = pytest.approx(original.predict(list(PAIRS), batch_size=1).tolist(), abs=1e-4)
     result = jaxconv.convert(source, output, backend="numpy")
     assert not result.plan.warnings or "otherwise" in " ".join(result.plan.warnings)
+    assert jaxconv.verify(source, output, structure_only=True).passed
     backend = "jax" if name == "the default template" else "torch"
     assert jaxconv.load(output, backend=backend).score_pairs(PAIRS, raw=True) == truth
     encoder = CrossEncoder(str(output), activation_fn=torch.nn.Identity(), **options)
@@ -103,6 +105,19 @@ def test_the_output_scores_as_the_saved_reranker(name: str, tmp_path: Path) -> N
         text = tokenizer.apply_chat_template(messages_of(*pair), chat_template=stored, tokenize=False)
         wanted = original.preprocess([pair], prompt=original._resolve_prompt(None, None))["input_ids"][0].tolist()
         assert tokenizer(text)["input_ids"] == wanted
+
+
+@pytest.mark.parametrize(("name", "part"), [("a variable", "_settings"), ("a default prompt", "_system_message")])
+def test_what_sentence_transformers_adds_is_proved(
+    name: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion that loses a setting or the default prompt is found by reading the source's files once more."""
+    template, form, change = RECORDED[name]
+    source = change(saved(tmp_path, template, form))
+    monkeypatch.setattr(jaxconv.presets.recorded_prompt, part, lambda source: "")
+    jaxconv.convert(source, tmp_path / "out", backend="numpy")
+    findings = jaxconv.verify(source, tmp_path / "out", structure_only=True).findings
+    assert any("another prompt than the source's own chat template" in finding for finding in findings), findings
 
 
 def test_a_template_without_the_roles_is_left_aside(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Template
 from tokenizers import processors
 from transformers import AutoTokenizer
 
@@ -202,6 +203,41 @@ def test_a_template_that_fails_is_an_error_with_a_reason(name: str, source: Path
         with pytest.raises(UsageError, match=message):
             call(source, classifier_from_tokens=["no", "yes"], template=template)
     assert time.monotonic() - started < 60
+
+
+MENTIONED = {
+    "in the text": "Which of these messages is relevant?\nQuery: {{ query }}\nDocument: {{ document }}\nRelevant:",
+    "in a comment": "{# of messages #}{{ query }}\n{{ document }}:",
+    "in a string": "{{ 'messages' }} {{ query }} {{ document }}:",
+    "in raw text": "{% raw %}{{ messages }}{% endraw %} {{ query }} {{ document }}:",
+    "as an attribute": "{{ query }} {{ document }}{% if {'messages': 1}.messages %}:{% endif %}",
+    "as a name that it sets": "{% set messages = 'no' %}{{ messages }} {{ query }} {{ document }}:",
+}
+
+
+@pytest.mark.parametrize("name", MENTIONED)
+def test_a_template_that_mentions_messages_scores_as_the_causal_lm(name: str, source: Path, tmp_path: Path) -> None:
+    """The word alone does not make a chat template of it; every consumer gives the causal LM's scores."""
+    case = converted(source, tmp_path / "out", template_file(tmp_path, MENTIONED[name]))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+
+    def prompt_ids(query: str, document: str) -> list[int]:
+        return list(tokenizer(Template(MENTIONED[name]).render(query=query, document=document))["input_ids"])
+
+    check_scores(case, prompt_ids)
+
+
+def test_a_template_that_insists_on_its_roles_is_said_to_frighten_vllm(source: Path, tmp_path: Path) -> None:
+    """It converts and scores; a template that does without the roles has no such note."""
+    insists = (
+        "{% if messages[0].role != 'query' %}{{ raise_exception('no query') }}{% endif %}"
+        "{{ messages[0].content }} {{ messages[-1].content }}:"
+    )
+    notes = converted(source, tmp_path / "out", template_file(tmp_path, insists)).result.plan.warnings
+    assert any("logs that as a warning with a traceback" in note and "no query" in note for note in notes)
+    quiet = insists.partition("{% endif %}")[2]
+    notes = converted(source, tmp_path / "quiet", template_file(tmp_path, quiet)).result.plan.warnings
+    assert not any("traceback" in note for note in notes)
 
 
 MARKED = {

@@ -14,7 +14,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 import jaxconv
+from jaxconv.cli import main
 from jaxconv.errors import RefusedError, UsageError
+from jaxconv.text import prompt_fit
 from tests.support.text_cases import (
     LLAMA,
     PROMPT,
@@ -235,6 +237,25 @@ def test_classes_that_build_the_tokenizer_anew_are_followed(name: str, tmp_path:
     case = converted(source, tmp_path / "out", template_file(tmp_path, PROMPT))
     check_scores(case, plain_prompt_ids(source, BODY))
     assert "tokenises some texts differently" in " ".join(case.result.plan.warnings)
+
+
+def test_the_output_does_not_depend_on_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without transformers the class is named in a warning that is printed, and every byte of the output is the same."""
+    source = text_source(tmp_path / "source", byte_level(), QWEN, kind="qwen2")
+    arguments = ["--classifier-from-tokens", '["no","yes"]', "--backend", "numpy"]
+    assert main(["convert", str(source), str(tmp_path / "with"), *arguments]) == 0
+    assert "it is not installed" not in capsys.readouterr().out
+    monkeypatch.setattr(prompt_fit, "is_installed", lambda: False)
+    assert main(["convert", str(source), str(tmp_path / "without"), *arguments]) == 0
+    assert "builds the tokenizer class Qwen2Tokenizer anew" in capsys.readouterr().out
+    assert "it is not installed" in " ".join(jaxconv.inspect(source, token_ids=[5, 6])["warnings"])
+    one, other = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "with", tmp_path / "without")
+    )
+    assert one == other and len(one) > 8
 
 
 def test_special_tokens_that_transformers_splits_are_refused_and_the_next_step_works(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from tests.golden.conversion import run
 QWEN2 = "transformers builds Qwen2's tokenizer anew, which the record did not say"
 ALLOWED: Allowed = {
     ("*", f"README.md: added \n{ONLINE}\n"): "the card says what on-line quantisation in vLLM needs",
+    ("*", "jaxconv.json: key prompt"): "the provenance records where the prompt comes from",
     ("*", "jaxconv.json: key libraries"): "the provenance records library versions",
-    ("command/hub-base", "jaxconv.json: key base"): "the provenance records id and revision of the base",
+    ("*", "jaxconv.json: key base"): "the provenance records id and revision, or the name, of the base",
     ("*", "jaxconv.json: key sha256"): "--hash covers every file of the output, not only the weights",
     ("*three-tokens", "jaxconv.json: key activation"): "several labels get softmax; the record claimed sigmoid",
     ("*three-tokens", "README.md"): "several labels get softmax; the card claimed sigmoid",

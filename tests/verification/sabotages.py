@@ -293,14 +293,14 @@ TEXT = {
         in_plan(lambda plan: dataclasses.replace(
             plan, prompt=dataclasses.replace(plan.prompt, template=plan.prompt.template.replace("\\n", ""))
         )),
-        "gives another prompt than the template that was named", {"template": PROMPT}, {"template": PROMPT},
+        "gives another prompt than the template that jaxconv.json records", {"template": PROMPT},
     ),
     "query and document are exchanged": Sabotage(
         "qwen3",
         in_plan(lambda plan: dataclasses.replace(
             plan, prompt=dataclasses.replace(plan.prompt, template=exchanged(plan.prompt.template))
         )),
-        "gives another prompt than the template that was named", {"template": PROMPT}, {"template": PROMPT},
+        "gives another prompt than the template that jaxconv.json records", {"template": PROMPT},
     ),
     "CrossEncoder's template leaves out what the tokenizer adds": Sabotage(
         "llama",
