@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef, numpy_dtype
+from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.readers._last_read import LastRead
@@ -57,6 +57,10 @@ class Location:
         except (ValueError, OSError, NotImplementedError):
             return None
         return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
+
+    def identities(self) -> dict[Path, FileIdentity]:
+        """The files below as they are now, to notice that one changes; empty for a URI."""
+        return FileIdentity.of_files(self.root.rglob("*")) if isinstance(self.root, Path) else {}
 
     def kvstore(self, path: str = "") -> JsonDict | str:
         """This directory, or the one at `path` below it, as a TensorStore key-value store."""

@@ -34,13 +34,14 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """
     location = Location(Path(weights))
     require(location)
+    files = location.identities()
     entries = _entries(Path(weights) / INDEX)
     arrays = {_keys(prefix, path): _spec(location, prefix, path) for prefix, path in entries}
     if len(arrays) != len(entries):
         raise SourceError(f"{location}/{INDEX} lists an array twice; expected each once. Copy the checkpoint again.")
     names, notes = parameter_names(arrays, str(weights))
     tensors = open_tensors({names[keys]: arrays[keys] for keys in names}, str(weights))
-    return Checkpoint(FORMAT, str(weights), tensors, notes=notes)
+    return Checkpoint(FORMAT, str(weights), tensors, files=files, notes=notes)
 
 
 def _entries(index: Path) -> list[tuple[str, str]]:

@@ -65,13 +65,13 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
             f"{weights} holds no Orbax checkpoint (it has {below}); expected {TREE}, {MANIFEST} or steps with them. "
             f"Point at the directory of one step or item; where directories cannot be listed, pass --step.{elsewhere}"
         )
-    where = str(item)
+    where, files = str(item), item.identities()
     specs = _specs(item)
     names, notes = parameter_names(specs, where)
     if len(set(names.values())) != len(names):
         raise SourceError(f"{where}: two arrays have the same name; expected one of each. Save the checkpoint again.")
     tensors = open_tensors({names[keys]: specs[keys] for keys in names}, where)
-    return Checkpoint(FORMAT, where, tensors, notes=(*step_notes, *notes))
+    return Checkpoint(FORMAT, where, tensors, files=files, notes=(*step_notes, *notes))
 
 
 def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxconv.checkpoint import map_extent
 from jaxconv.errors import JaxconvError, SourceError
 from jaxconv.readers import open_checkpoint
 from jaxconv.writer import WriteOptions, plan_files, stream
+from tests.foreign import cases
 from tests.support.conversions import convert, digests, names
 from tests.support.tiny import tiny_checkpoint
 from tests.support.trees import as_tree
@@ -86,6 +88,19 @@ def test_a_change_between_header_and_copy(untied: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{SHARDS[0]} changed"):
         stream.write_file(files[0], tmp_path, "copy", lambda nbytes: None)
     assert names(tmp_path) == ["source"]  # noticed before anything was copied
+
+
+@pytest.mark.parametrize("name", ["nnx/llama_manager", "maxtext/qwen3_unscanned_bf16", "easydel/llama"])
+def test_directories_of_chunks_that_change(name: str, tmp_path: Path) -> None:
+    """Every file of an Orbax item and of EasyDeL's arrays is watched."""
+    case = cases.unpack(name, tmp_path / "case")
+    chunks = sorted((path for path in case.weights.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    with pytest.raises(SourceError, match=rf"{re.escape(chunks[-1].name)} changed during the conversion: it was written to"):
+        convert(
+            case.weights, tmp_path / "out", lambda: os.utime(chunks[-1]),
+            base=case.original, max_shard_size="60KB",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("form", ["msgpack", "torch"])
