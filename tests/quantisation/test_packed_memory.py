@@ -117,7 +117,7 @@ def test_the_peak_is_that_of_codes(tmp_path: Path, backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "bytes_a_weight"), [("jax", 2), ("auto", 7)])
 def test_a_proof_holds_one_model_at_a_time(tmp_path: Path, backend: str, bytes_a_weight: int) -> None:
-    """JAX computes both sides from codes; transformers makes float32 of them, 5 bytes a weight with the codes, one side at a time."""
+    """JAX computes both sides from codes; transformers makes float32 of them (5 bytes a weight), one side at a time."""
     output, weights = small_int8(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "no", "document": "yes"}))
     verify = ["-m", "jaxconv", "verify", str(tmp_path / "source"), str(output), "--pairs", str(tmp_path / "pairs.jsonl")]
