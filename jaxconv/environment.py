@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,7 @@ DEVICES = {
 }
 VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 SECONDS = 60
+CREDENTIALS = re.compile(r"//[^/@\s]*@")  # of a URL: user and password, which a report must not have
 
 
 def environment() -> JsonDict:
@@ -45,7 +47,7 @@ def environment() -> JsonDict:
         "package": str(Path(__file__).parent),
         "libraries": libraries,
         "devices": {name: _devices(code) for name, code in DEVICES.items() if libraries[name] is not None},
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": {name: CREDENTIALS.sub("//", os.environ[name]) for name in VARIABLES if name in os.environ},
     }
 
 

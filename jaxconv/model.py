@@ -27,7 +27,7 @@ from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
 from jaxconv.quantisation import Quantised
-from jaxconv.quantisation.jax_trees import DTYPE, WIDE, QuantisedTree, open_quantised_tree, refuse_without_leave
+from jaxconv.quantisation.jax_trees import DTYPE, WIDE, QuantisedTree, open_quantised_tree, refusal_without_dequantize
 from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisation_of, with_plain_head
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
@@ -175,7 +175,7 @@ def _quantised_tree(opened: Checkpoint, options: ReadOptions) -> QuantisedTree |
             )
         return None
     if options.dequantize is False:
-        raise refuse_without_leave(tree)
+        raise refusal_without_dequantize(tree)
     if options.adapter is not None:
         raise RefusedError(
             f"--adapter cannot be merged into a tree that is quantised ({tree.summary}): the sum would be rounded to "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jaxconv.arguments import checked
 from jaxconv.bundle.provenance import PROVENANCE
 from jaxconv.errors import OutputError, RefusedError, SourceError, UsageError, VerificationError
-from jaxconv.json_files import JsonDict, read_object
+from jaxconv.json_files import JsonDict, read_optional_object
 from jaxconv.sources.hub import is_network_error
 from jaxconv.verification import verify
 
@@ -93,7 +93,8 @@ def push(
             repo_id=repo_id,
             folder_path=folder,
             revision=revision,
-            commit_message=commit_message or f"Classifier of {record['source']}, converted by jaxconv {record['jaxconv']}",
+            commit_message=commit_message
+            or f"Classifier of {record['source']}, converted by jaxconv {record.get('jaxconv')}",
             ignore_patterns=list(NOT_UPLOADED),
             delete_patterns=list(REPLACED),
         )
@@ -102,11 +103,15 @@ def push(
 
 def _record(folder: Path) -> JsonDict:
     """The record of a conversion. Raises `OutputError`."""
-    if not (folder / PROVENANCE).is_file():
+    record = read_optional_object(folder / PROVENANCE, "Convert the source again.")
+    if record is None:
         raise OutputError(
             f"{folder} has no {PROVENANCE}, so it is not an output of jaxconv. Name a directory that `jaxconv convert` wrote."
         )
-    return read_object(folder / PROVENANCE, "says what the output was converted from")
+    parts = (record.get("base", {}), record.get("adapter", {}))
+    if not isinstance(record.get("source"), str) or not all(isinstance(part, dict) for part in parts):
+        raise OutputError(f"{folder / PROVENANCE} does not record a conversion. Convert the source again.")
+    return record
 
 
 def _prove(
@@ -122,18 +127,22 @@ def _prove(
     if source is None:
         if record.get("revision") is None:
             raise UsageError(
-                f"{folder} was converted from {record.get('source')!r}, which is not on the hub, so it is not found again. "
-                "Name it: --source DIR."
+                f"{folder} was converted from {record.get('source')!r}, which is not on the hub. Name it: --source DIR."
             )
         source, revision = str(record["source"]), str(record["revision"])
     if adapter is None and "adapter" in record:
-        raise UsageError(f"{folder} has an adapter merged ({record['adapter']['name']}). Name its directory: --adapter DIR.")
+        raise UsageError(
+            f"{folder} has an adapter merged ({record['adapter'].get('name')}). Name its directory: --adapter DIR."
+        )
     if base is None and "base" in record:
         if "id" not in record["base"]:
-            name = record["base"]["name"]
+            name = record["base"].get("name")
             raise UsageError(f"{folder} has its config and tokenizer from {name!r}, a directory. Name it: --base DIR.")
         base = str(record["base"]["id"])
-    report = verify(source, folder, structure_only=True, base=base, adapter=adapter, revision=revision, token=token)
+    layout = record.get("layout")  # which the caller of the conversion may have named
+    report = verify(
+        source, folder, structure_only=True, base=base, layout=layout, adapter=adapter, revision=revision, token=token
+    )
     if not report.passed:
         problems = [*report.structure.mismatched, *report.findings] or ["the head is not the rows of the source"]
         raise VerificationError(

@@ -15,11 +15,13 @@ from jaxconv.version import __version__
 def test_versions_and_devices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON and as lines; a library that is not installed and a framework that fails are said to be so."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:secret@hub.example/path")
     monkeypatch.setattr(environment, "LIBRARIES", ("jax", "torch", "numpy", "no-such-library"))
     monkeypatch.setitem(environment.DEVICES, "torch", "raise SystemExit('no driver')")
     assert main(["env", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["jaxconv"] == __version__ and document["variables"]["JAX_PLATFORMS"] == "cpu"
+    assert document["variables"]["HF_ENDPOINT"] == "https://hub.example/path"
     assert document["libraries"]["numpy"] == version("numpy") and document["libraries"]["no-such-library"] is None
     assert document["devices"]["jax"] == ["cpu:0 cpu"] and document["devices"]["torch"] == ["fails: no driver"]
     assert main(["env"]) == 0

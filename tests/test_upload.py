@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import jaxconv
+from tests.foreign import cases
 from tests.support.hub import COMMIT, TOKEN
 from tests.support.upload_hub import UploadHub, accepting
 
@@ -126,6 +127,25 @@ def test_refusals_of_the_hub_say_what_to_do(hub: UploadHub, qwen3: Path, output:
     hub.server_close()
     done = run(hub, tmp_path, *push)
     assert done.returncode == 1 and "cannot be uploaded" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_recorded_layout_is_used(hub: UploadHub, tmp_path: Path) -> None:
+    """A layout that nothing in the checkpoint tells was named at the conversion, and need not be named again."""
+    case, out = cases.unpack("maxtext/llama31_unscanned", tmp_path / "case"), tmp_path / "llama31"
+    config = json.loads((case.original / "config.json").read_text())
+    del config["rope_scaling"]
+    (case.original / "config.json").write_text(json.dumps(config))
+    jaxconv.convert(case.weights, out, base=case.original, layout="maxtext-llama3.1", token_ids=[5, 6], backend="numpy")
+    done = run(hub, tmp_path, "push", str(out), REPO, "--source", str(case.weights), "--base", str(case.original))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_record_of_nothing_is_an_error(output: Path) -> None:
+    """A file of that name that somebody else wrote."""
+    for document in ({}, {"source": 5}, {"source": "x", "adapter": "lora"}):
+        (output / "jaxconv.json").write_text(json.dumps(document))
+        with pytest.raises(jaxconv.OutputError, match="does not record a conversion"):
+            jaxconv.push(output, REPO, source=output)
 
 
 def test_what_is_not_recorded_must_be_named(qwen3: Path, output: Path, tmp_path: Path) -> None:

@@ -217,15 +217,15 @@ def _filled(
     model_class: Any, settings: Any, empty: Any, readers: Tensors, packed: PackedTensors, dtype: str
 ) -> tuple[Any, list[str]]:
     """The model with its values, and the names of parameters that have none."""
-    wanted = getattr(torch, dtype)
+    stored = getattr(torch, dtype)
     if can_stay_packed(empty, readers, packed):
-        model = load_packed(lambda: model_class._from_config(settings, dtype=wanted), readers, packed, wanted, to_torch)
+        model = load_packed(lambda: model_class._from_config(settings, dtype=stored), readers, packed, stored, to_torch)
         return model, sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
     model, info = model_class.from_pretrained(
         None,
         config=settings,
         state_dict={name: _LazyTensor(read) for name, read in readers.items()},
-        dtype=wanted,
+        dtype=stored,
         output_loading_info=True,
     )
     return model, sorted(info["missing_keys"])

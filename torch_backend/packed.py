@@ -53,7 +53,7 @@ class PackedLinear(nn.Module):
 def can_stay_packed(model: Any, tensors: Tensors, packed: PackedTensors) -> bool:
     """Whether all parameters have a tensor of their name, and all packed ones are plain linears.
 
-    Experts that transformers fuses, for example, have not: their numbers are computed on loading.
+    Experts that transformers fuses, for example, have no such tensor: their numbers are computed on loading.
 
     Args:
         model: The model, without values.

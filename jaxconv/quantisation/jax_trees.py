@@ -222,8 +222,8 @@ def _unclear(checkpoint: Checkpoint, library: str, ref: TensorRef, problem: str)
     )
 
 
-def refuse_without_leave(tree: QuantisedTree) -> RefusedError:
-    """The refusal of a quantised tree whose dequantisation nobody asked for.
+def refusal_without_dequantize(tree: QuantisedTree) -> RefusedError:
+    """The refusal of a quantised tree without `--dequantize`, which it names as the next step.
 
     Args:
         tree: The tree.

@@ -123,10 +123,6 @@ class CodesTimesScales:
         return np.ascontiguousarray(wide[np.arange(rows) // (block or rows)])
 
 
-# What the schemes call it.
-codes_times_scales = CodesTimesScales
-
-
 def nvfp4(codes: str, scales: str, scale_of_scales: str, columns: int, *, divide: bool) -> Decoder:
     """Decodes 4-bit floats in groups of 16: code · (group scale · or / scale of the tensor), in the libraries' order.
 

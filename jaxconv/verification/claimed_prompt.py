@@ -108,7 +108,7 @@ def _recorded(recorded: JsonObject, record: JsonObject, source: Source) -> Claim
 
 
 def _holds_pair(prompt: ClaimedPrompt) -> bool:
-    """Whether a chat template takes in both roles; one that does not is no prompt of a reranker."""
+    """Whether a chat template takes in both roles; one that does not is not the prompt of a reranker."""
     query, document = "jaxconv-query", "jaxconv-document"
     try:
         text = prompt.render(query, document, {})

@@ -32,7 +32,9 @@ def opened(source: Path) -> tuple[Checkpoint, JsonObject]:
 
 def truth(source: Path) -> tuple[Any, Any]:
     """Hidden states and logits of transformers' own loading."""
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    capped = json.loads((source / "config.json").read_text()).get("attn_logit_softcapping") is not None
+    attention = {"attn_implementation": "eager"} if capped else {}  # the default of older releases leaves the cap out
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **attention).eval()
     with torch.no_grad():
         hidden = [model.base_model(torch.tensor([ids])).last_hidden_state[0, -1].numpy() for ids in PROMPTS]
         logits = [model(torch.tensor([ids])).logits[0, -1, ANSWERS].numpy() for ids in PROMPTS]

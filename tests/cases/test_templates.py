@@ -227,7 +227,7 @@ def test_a_template_that_mentions_messages_scores_as_the_causal_lm(name: str, so
     check_scores(case, prompt_ids)
 
 
-def test_a_template_that_insists_on_its_roles_is_said_to_frighten_vllm(source: Path, tmp_path: Path) -> None:
+def test_a_template_that_fails_without_its_roles_gets_a_note(source: Path, tmp_path: Path) -> None:
     """It converts and scores; a template that does without the roles has no such note."""
     insists = (
         "{% if messages[0].role != 'query' %}{{ raise_exception('no query') }}{% endif %}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
@@ -107,10 +108,19 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, body, ETag=etag, X_Repo_Commit=COMMIT, Accept_Ranges="bytes")
 
 
+AnyHub = TypeVar("AnyHub", bound=Hub)
+
+
 @contextmanager
 def serving(repos: dict[str, Path], gated: tuple[str, ...] = (), constant: bytes | None = None) -> Iterator[Hub]:
     """A hub that runs as long as the block."""
-    hub = Hub(repos, gated, constant)
+    with running(Hub(repos, gated, constant)) as hub:
+        yield hub
+
+
+@contextmanager
+def running(hub: AnyHub) -> Iterator[AnyHub]:
+    """The hub, which answers as long as the block runs."""
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()
     try:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.hub import COMMIT, TOKEN, Handler, Hub
+from tests.support.hub import COMMIT, TOKEN, Handler, Hub, running
 
 
 class UploadHub(Hub):
@@ -117,12 +116,5 @@ class UploadHandler(Handler):
 def accepting(root: Path, repos: dict[str, Path] | None = None) -> Iterator[UploadHub]:
     """A hub that takes uploads as long as the block runs, with copies of `repos` as its public repositories."""
     copies = {name: Path(shutil.copytree(folder, root / name)) for name, folder in (repos or {}).items()}
-    hub = UploadHub(root, copies)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(UploadHub(root, copies)) as hub:
         yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
-        thread.join()

@@ -21,16 +21,13 @@ from tests.foreign import cases
 from tests.layouts.test_hf_flax import as_flax
 from tests.support.tiny import tiny_checkpoint, tokenizer
 from tests.test_adapter import trained
-from tests.verification import sabotages
+from tests.verification.sabotage_tables import SABOTAGES
 from tests.verification.sabotages import Sabotage
 
 pytestmark = pytest.mark.slow
 
 PAIRS = [("is it", "the that this yes"), ("no", "this"), ("what is the yes", "that that the no this")]
 TOKENS = ["no", "yes"]
-SABOTAGES: dict[str, Sabotage] = {
-    **sabotages.LAYOUTS, **sabotages.WEIGHTS, **sabotages.HEAD, **sabotages.MODEL, **sabotages.TEXT, **sabotages.CONFIG,
-}  # fmt: skip
 
 
 def float32_checkpoint(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from jaxconv.checkpoint import Array
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.quantisation.codecs import fields, scaled, spread, widen
 from jaxconv.quantisation.json_values import JsonObject, flag, pair, section, strings, text, whole
-from jaxconv.quantisation.layouts import F32, FLOATS, FP8, INT8, ceil_div, codes_times_scales, grid, nvfp4, scalar
+from jaxconv.quantisation.layouts import F32, FLOATS, FP8, INT8, CodesTimesScales, ceil_div, grid, nvfp4, scalar
 from jaxconv.quantisation.storage import Decoder, Part
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _codes(group: Group, module: str, shape: tuple[int, int]) -> tuple[tuple[Par
     dtype = FP8 if group.is_float else INT8
     zero_point = grid("weight_zero_point", shape, group.block, dtype | FLOATS, required=not group.symmetric)
     parts = (Part("weight", dtype, (shape,), axis=0), grid("weight_scale", shape, group.block), zero_point)
-    return parts, codes_times_scales("weight", "weight_scale", group.block, shape[1], "weight_zero_point")
+    return parts, CodesTimesScales("weight", "weight_scale", group.block, shape[1], "weight_zero_point")
 
 
 def _packed(group: Group, module: str, shape: tuple[int, int]) -> tuple[tuple[Part, ...], Decoder]:

@@ -11,7 +11,7 @@ from jaxconv.errors import SourceError
 from jaxconv.families.parameter import Parameter
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, pair, strings, text, with_entry
-from jaxconv.quantisation.layouts import FLOATS, FP8, codes_times_scales, grid, matrix_of, scalar
+from jaxconv.quantisation.layouts import FLOATS, FP8, CodesTimesScales, grid, matrix_of, scalar
 from jaxconv.quantisation.matching import exactly
 from jaxconv.quantisation.protocol import Source
 from jaxconv.quantisation.storage import Part, Storage
@@ -87,11 +87,11 @@ class Fp8:
             scales = FLOATS | {"F8_E8M0"} | ({"U8"} if self.byte_scales else set())
             parts: tuple[Part, ...] = (weight, grid("weight_scale_inv", shape, self.block, frozenset(scales)))
             return Storage(
-                module, self.kind, shape, parts, codes_times_scales("weight", "weight_scale_inv", self.block, shape[1])
+                module, self.kind, shape, parts, CodesTimesScales("weight", "weight_scale_inv", self.block, shape[1])
             )
         scale, inputs = self._names(module)
         parts = (weight, scalar(scale), *([scalar(inputs)] if self.static_inputs else []))
-        return Storage(module, self.kind, shape, parts, codes_times_scales("weight", scale, (0, 0), shape[1]))
+        return Storage(module, self.kind, shape, parts, CodesTimesScales("weight", scale, (0, 0), shape[1]))
 
     def accompanies(self, name: str) -> bool:
         """As in `Quantisation`: whether `name` is a scale of a key-value cache."""

@@ -10,7 +10,7 @@ from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.parameter import Parameter
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, section, strings, with_entry
-from jaxconv.quantisation.layouts import F32, FP8, SCALAR, ceil_div, codes_times_scales, grid, matrix_of, nvfp4, scalar
+from jaxconv.quantisation.layouts import F32, FP8, SCALAR, CodesTimesScales, ceil_div, grid, matrix_of, nvfp4, scalar
 from jaxconv.quantisation.matching import containing_or_wildcard
 from jaxconv.quantisation.protocol import Source
 from jaxconv.quantisation.refusals import ORIGINAL
@@ -198,7 +198,7 @@ def _has_cache(config: JsonObject) -> bool:
 
 def _fp8(key: str, algorithm: Algorithm, shape: tuple[int, int]) -> tuple[tuple[Part, ...], Decoder]:
     weight = Part("weight", FP8, (shape,), axis=0)
-    decode = codes_times_scales("weight", "weight_scale", algorithm.cells, shape[1])
+    decode = CodesTimesScales("weight", "weight_scale", algorithm.cells, shape[1])
     if key == "FP8_PB_WO":
         # One block is written as a number, several as a grid with an axis of one beside each of its own.
         rows, columns = ceil_div(shape[0], 128), ceil_div(shape[1], 128)

@@ -12,7 +12,7 @@ from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.parameter import Parameter
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, flag, pair, section, strings, with_entry
-from jaxconv.quantisation.layouts import FLOATS, FP8, INT8, codes_times_scales, grid, matrix_of
+from jaxconv.quantisation.layouts import FLOATS, FP8, INT8, CodesTimesScales, grid, matrix_of
 from jaxconv.quantisation.protocol import Source
 from jaxconv.quantisation.refusals import ORIGINAL
 from jaxconv.quantisation.storage import Part, Storage
@@ -82,7 +82,7 @@ class Torchao:
             parts.append(grid(ZERO, shape, block, INT8 | FLOATS))
         scope = "per channel" if block == (1, shape[1]) else f"in blocks of {block[0]} x {block[1]}"
         return Storage(
-            module, f"{words} {scope} ({kind})", shape, tuple(parts), codes_times_scales(CODES, SCALE, block, shape[1], ZERO)
+            module, f"{words} {scope} ({kind})", shape, tuple(parts), CodesTimesScales(CODES, SCALE, block, shape[1], ZERO)
         )
 
     def accompanies(self, name: str) -> bool:
