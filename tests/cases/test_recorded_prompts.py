@@ -72,6 +72,12 @@ def _in_settings(folder: Path) -> Path:
     return edited(folder, "tokenizer_config.json", lambda document: document.update(chat_template=entries))
 
 
+def _marked(folder: Path) -> Path:
+    path = folder / "chat_template.jinja"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return folder
+
+
 LIST = [{"name": "default", "template": "{{ messages[0].content }}"}, {"name": "rerank", "template": TEMPLATE}]
 RECORDED: dict[str, tuple[Any, str, Callable[[Path], Path]]] = {
     "the default template": (TEMPLATE, "flat", lambda folder: folder),
@@ -81,6 +87,7 @@ RECORDED: dict[str, tuple[Any, str, Callable[[Path], Path]]] = {
     "a variable": (LOOP + "{% if deep %}{{ words.a[0] }}{% endif %}:", "flat", _kwargs(deep=True, words={"a": ["x", None]})),
     "a default prompt": (LOOP + "<|im_start|>assistant\n\n", "flat", _prompted),
     "message parts": (STRUCTURED, "structured", lambda folder: folder),
+    "a byte order mark, which transformers keeps": (TEMPLATE, "flat", _marked),
     "message parts and a default prompt": (STRUCTURED, "structured", _prompted),
 }
 

@@ -245,6 +245,8 @@ MARKED = {
     "over messages": (CHAT + "\n\n").encode("utf-8-sig"),
     "with carriage returns": PROMPT.replace("\n", "\r\n").encode("utf-8-sig"),
     "other scripts": ("où 日本 " + PROMPT).encode("utf-8-sig"),
+    "a loop": LOOP.encode("utf-8-sig"),
+    "a comment first": ("{# of pairs #}" + PROMPT).encode("utf-8-sig"),
 }
 
 
@@ -254,7 +256,11 @@ def test_a_byte_order_mark_is_no_part_of_the_prompt(name: str, tmp_path: Path) -
     source = text_source(tmp_path / "source")
     case = converted(source, tmp_path / "out", template_file(tmp_path, MARKED[name]))
     text = MARKED[name].decode("utf-8-sig").replace("\r\n", "\n")
-    wanted = chat_ids(source, text) if "messages" in text else plain_prompt_ids(source, text.removesuffix("\n"))
+    wanted = (
+        chat_ids(source, text)
+        if "messages" in text
+        else plain_prompt_ids(source, text.removeprefix("{# of pairs #}").removesuffix("\n"))
+    )
     check_scores(case, wanted)
 
 

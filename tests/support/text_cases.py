@@ -125,15 +125,18 @@ def messages_of(query: str, document: str) -> list[dict[str, str]]:
 
 
 @torch.inference_mode()
-def check_scores(case: Converted, prompt_ids: Callable[[str, str], list[int]], backend: str = "torch") -> None:
+def check_scores(
+    case: Converted, prompt_ids: Callable[[str, str], list[int]], backend: str = "torch", causal_lm: Path | None = None
+) -> None:
     """Every consumer gives the causal LM's scores on the right ids, to 1e-4.
 
     Args:
         case: What was converted.
         prompt_ids: Query and document -> the ids that the causal LM is to see.
         backend: The backend of `jaxconv score`.
+        causal_lm: Where transformers reads the causal LM, if not from the source.
     """
-    model = AutoModelForCausalLM.from_pretrained(case.source, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(causal_lm or case.source, dtype=torch.float32)
     false, true = (token["id"] for token in json.loads((case.output / "jaxconv.json").read_text())["tokens"])
     ids = [prompt_ids(*pair) for pair in PAIRS]
     rows = [model(torch.tensor([row])).logits[0, -1] for row in ids]
