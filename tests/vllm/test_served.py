@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import jaxconv
-from examples.demo import PROMPT, TRIALS
+from examples.demo import PROMPT, QUESTIONS
 from examples.smollm2 import checkpoint
 from jaxconv.cli import main
 from jaxconv.text.prompt import render
@@ -69,8 +69,8 @@ def test_tiny_families(tmp_path: Path, model_type: str, tie: bool, shards: int, 
 
 def check_ranking(output: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`jaxconv score` by JAX and by PyTorch ranks as `/rerank` does, with the same scores to 1e-4."""
-    documents = [text for _, good, bad in TRIALS for text in (good, bad)]
-    for query, _, _ in TRIALS[:2]:
+    documents = sorted({document for item in QUESTIONS for document in item["documents"][:3]})
+    for query in (item["query"] for item in QUESTIONS[:2]):
         ranked = ask(url, "/rerank", query=query, documents=documents)["results"]
         scores = [entry["relevance_score"] for entry in ranked]
         assert min(high - low for high, low in pairwise(scores)) > 0
