@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxconv.errors import RefusedError
+from jaxconv.json_files import read_optional_object
 from jaxconv.text.pad_token import PadToken, choose_pad_token
 from jaxconv.text.prompt import DOCUMENTS, QUERIES, Prompt, render
 from jaxconv.text.special_tokens import (
@@ -63,8 +64,8 @@ def fit_prompt(prompt: Prompt, vocabulary: Vocabulary, rows: int) -> FittedPromp
         rows: How many tokens the model has an embedding of.
 
     Raises:
-        RefusedError: Consumers would read the score at different tokens, the prompt has a token without an embedding, or
-            transformers gives other token ids than tokenizer.json.
+        RefusedError: Consumers would read the score at different tokens, the prompt has a token without an embedding or
+            more tokens than the tokenizer keeps, or transformers gives other token ids than tokenizer.json.
         SourceError: The tokenizer's files are damaged.
     """
     warnings = []
@@ -79,6 +80,7 @@ def fit_prompt(prompt: Prompt, vocabulary: Vocabulary, rows: int) -> FittedPromp
         )
     named = with_special_tokens(prompt.template, vocabulary, names)
     prompts = [vocabulary.ids(render(prompt.template, *pair, special_tokens=names)) for pair in PROBES]
+    _check_length(prompts, vocabulary)
     warnings += _check_rows(prompts if prompt.known else [], vocabulary, rows)
     pad_token = choose_pad_token(vocabulary, {ids[-1] for ids in prompts if ids} if prompt.known else frozenset(), rows)
     if pad_token is None:
@@ -86,6 +88,19 @@ def fit_prompt(prompt: Prompt, vocabulary: Vocabulary, rows: int) -> FittedPromp
     warnings += _stored_reading(prompt.template, vocabulary)
     machine_warnings = _check_readings(prompt.template, named, vocabulary)
     return FittedPrompt(prompt, named, special_tokens(vocabulary), pad_token, tuple(warnings), tuple(machine_warnings))
+
+
+def _check_length(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> None:
+    """Raises `RefusedError` for a prompt that a tokenizer which truncates would cut, even without query and document."""
+    path = vocabulary.assets / "tokenizer_config.json"
+    limit = (read_optional_object(path) or {}).get("model_max_length")
+    shortest = min(map(len, prompts))
+    if isinstance(limit, int | float) and shortest > limit:
+        raise RefusedError(
+            f"the prompt has {shortest} tokens beside query and document, and model_max_length in {path} is {limit:g}: "
+            "sentence-transformers would cut off its end, where the score is read. Correct model_max_length, in a copy if "
+            "others need it, or shorten the template."
+        )
 
 
 def _check_rows(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary, rows: int) -> list[str]:

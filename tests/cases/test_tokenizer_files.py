@@ -159,6 +159,16 @@ def test_a_tokenizer_that_appends_a_token_is_refused_and_the_next_step_works(nam
     check_scores(case, plain_prompt_ids(source, BODY))
 
 
+def test_a_template_longer_than_the_tokenizer_keeps_is_refused(tmp_path: Path) -> None:
+    """CrossEncoder would cut off the prompt's end; with the limit corrected all consumers agree."""
+    source = text_source(tmp_path / "source", settings={**QWEN, "model_max_length": 16})
+    template = template_file(tmp_path, PROMPT)
+    with pytest.raises(RefusedError, match=r"has \d+ tokens beside query and document, and model_max_length .* is 16"):
+        converted(source, tmp_path / "out", template)
+    (source / "tokenizer_config.json").write_text(json.dumps(QWEN))
+    check_scores(converted(source, tmp_path / "out", template), plain_prompt_ids(source, BODY))
+
+
 def _extra(tokenizer: Tokenizer, count: int) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(f"<extra_{i}>", special=True, normalized=False) for i in range(count)])
     return tokenizer
