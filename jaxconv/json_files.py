@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from jaxconv.errors import SourceError
 
@@ -83,6 +84,14 @@ def read_object(path: Path, purpose: str) -> JsonDict:
     if document is None:
         raise SourceError(f"{path.parent} has no {path.name}; expected {purpose}. Pass --base with a model that has it.")
     return document
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number that a float can hold. JSON's whole numbers may be longer than any float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def dump_json(document: object) -> bytes:

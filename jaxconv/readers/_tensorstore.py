@@ -152,7 +152,8 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
 
     itemsize = numpy_dtype(SAFETENSORS_NAMES[stored]).itemsize
-    chunk = math.prod(array.chunk_layout.read_chunk.shape) * itemsize
+    chunk_shape = tuple(array.chunk_layout.read_chunk.shape or ())  # None of an array without dimensions
+    chunk = math.prod(chunk_shape) * itemsize
     if chunk > MAX_PADDING + 2 * math.prod(array.shape) * itemsize:  # TensorStore would allot it, and abort the process
         raise SourceError(
             f"{where}: array {name} of shape {list(array.shape)} is stored in chunks of {chunk} bytes, more than it "
@@ -173,7 +174,7 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         return values
 
     whole = LastRead(lambda: fetch(array))
-    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # which TensorStore decodes as a whole for any row
+    one_chunk = chunk_shape == tuple(array.shape)  # which TensorStore decodes as a whole for any row
 
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore
