@@ -1,4 +1,4 @@
-# Every target sets up what it needs; a fresh machine wants Python 3.11 and make.
+# Every target sets up what it needs; a fresh machine wants Python 3.11 and make, for the tests on Linux a C compiler (cc) too.
 PYTHON ?= python3
 INPUTS ?= 1000000
 SEED ?= 0

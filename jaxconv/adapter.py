@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxconv.checkpoint import FileIdentity, TensorRef
 from jaxconv.errors import RefusedError, SourceError
+from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject, is_finite_number, read_json
 from jaxconv.layouts.hf import standard_names
 from jaxconv.readers.safetensors import read_shard
@@ -128,7 +129,7 @@ def read_adapter(directory: Path) -> Adapter:
             f"{path} holds {len(tensors)} tensors that do not pair up. The adapter is incomplete; copy it again."
         )
     names = standard_names([*factors, *replaced])
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     base = config.get("base_model_name_or_path")
     return Adapter(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import unreadable
 
 Unchecked: TypeAlias = Any  # a value that somebody else wrote and nobody has looked at yet
 JsonObject: TypeAlias = Mapping[str, Unchecked]
@@ -50,7 +51,7 @@ def read_json(path: Path, remedy: str = "Download it again.") -> Unchecked:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+        raise unreadable(path, error) from None
     return parse_json(raw, str(path), remedy)
 
 
