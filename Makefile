@@ -1,6 +1,7 @@
-# Every target sets up what it needs; a fresh machine wants Python 3.11 and make.
+# Every target sets up what it needs; a fresh machine wants Python 3.11 and make, for the tests on Linux a C compiler (cc) too.
 PYTHON ?= python3
-SECONDS ?= 60
+INPUTS ?= 1000000
+SEED ?= 0
 VENV := .venv
 VLLM_VENV := .venv-vllm
 TRAINERS := .venv-trainers/.installed
@@ -64,4 +65,4 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.quantised
 
 fuzz: $(STAMP)
-	$(VENV)/bin/python -m tests.fuzz --seconds $(SECONDS)
+	$(VENV)/bin/python -m tests.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--inputs $(INPUTS))

@@ -18,7 +18,8 @@ from typing import Any
 
 from jaxconv.checkpoint import FileIdentity, TensorRef
 from jaxconv.errors import RefusedError, SourceError
-from jaxconv.json_files import JsonObject, read_json
+from jaxconv.file_errors import reading
+from jaxconv.json_files import JsonObject, is_finite_number, read_json
 from jaxconv.layouts.hf import standard_names
 from jaxconv.readers.safetensors import read_shard
 
@@ -128,7 +129,7 @@ def read_adapter(directory: Path) -> Adapter:
             f"{path} holds {len(tensors)} tensors that do not pair up. The adapter is incomplete; copy it again."
         )
     names = standard_names([*factors, *replaced])
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     base = config.get("base_model_name_or_path")
     return Adapter(
@@ -184,7 +185,7 @@ def _scaling(config: JsonObject, module: str, rank: int) -> float:
     """alpha / r, or alpha / sqrt(r); patterns match the end of a module's name, as PEFT's do."""
     alpha = _setting(config, "lora_alpha", "alpha_pattern", module)
     declared = _setting(config, "r", "rank_pattern", module)
-    if declared != rank or rank == 0 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if declared != rank or rank == 0 or not is_finite_number(alpha):
         raise SourceError(
             f"module {module} has rank {rank}, but {CONFIG} has r {declared!r:.100} and lora_alpha {alpha!r:.100}. Copy the "
             "adapter again."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,14 +162,14 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
                 return np.empty(shape, numpy_dtype(dtype))
             return np.asarray(np.memmap(file, numpy_dtype(dtype), "r", extent.offset, shape))
     except OSError as error:
-        raise SourceError(f"{extent.path} cannot be read: {error.strerror or error}. Make it a readable file.") from error
+        raise unreadable(extent.path, error) from error
 
 
 def sample(ref: TensorRef) -> bytes:
     """64 bytes from the middle of the tensor of `ref` if it lies in a file; else none, because all of it would be read."""
     if ref.extent is None:
         return b""
-    with ref.extent.path.open("rb") as file:
+    with reading(ref.extent.path), ref.extent.path.open("rb") as file:
         file.seek(ref.extent.offset + ref.extent.length // 2)
         return file.read(min(64, ref.extent.length - ref.extent.length // 2))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import unreadable
 
 Unchecked: TypeAlias = Any  # a value that somebody else wrote and nobody has looked at yet
 JsonObject: TypeAlias = Mapping[str, Unchecked]
@@ -49,7 +51,7 @@ def read_json(path: Path, remedy: str = "Download it again.") -> Unchecked:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+        raise unreadable(path, error) from None
     return parse_json(raw, str(path), remedy)
 
 
@@ -83,6 +85,14 @@ def read_object(path: Path, purpose: str) -> JsonDict:
     if document is None:
         raise SourceError(f"{path.parent} has no {path.name}; expected {purpose}. Pass --base with a model that has it.")
     return document
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number that a float can hold. JSON's whole numbers may be longer than any float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def dump_json(document: object) -> bytes:

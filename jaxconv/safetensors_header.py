@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxconv.checkpoint import DTYPE_BITS, FileIdentity
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import unreadable
 from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 
 SINGLE = "model.safetensors"
@@ -75,7 +76,7 @@ def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
                 )
             raw = file.read(length)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+        raise unreadable(path, error) from None
     document = parse_json(raw, f"{path}: the header", REMEDY, _unique)
     if not isinstance(document, dict):
         raise SourceError(f"{path}: the header is a JSON {type(document).__name__}; expected an object. {REMEDY}")

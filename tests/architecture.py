@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxconv", "torch_backend")
 # The storeys of the house from the ground up. A module imports from its own room and from rooms below.
 ROOMS = (
-    "torch_backend", "version", "errors", "json_files", "checkpoint", "safetensors_header", "shard_index", "arguments",
-    "activation", "environment", "sources", "readers", "layouts", "families", "quantisation", "adapter", "merge", "text",
-    "models", "backends", "head", "tokens", "presets", "model", "plan", "distributed", "writer", "bundle", "inspection",
-    "pairs", "scoring", "verification", "upload", "conversion", "live", "__init__", "cli", "__main__",
+    "torch_backend", "version", "errors", "file_errors", "json_files", "checkpoint", "safetensors_header",
+    "shard_index", "arguments", "activation", "environment", "sources", "readers", "layouts", "families",
+    "quantisation", "adapter", "merge", "text", "models", "backends", "head", "tokens", "presets", "model", "plan",
+    "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload", "conversion", "live",
+    "__init__", "cli", "__main__",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 50
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 MAX_PICKLE = 1 << 28  # bytes of names, shapes and places of tensors; a million tensors take half of it
+MAX_GLOBAL = 512  # characters of a class's name; torch searches its own message about a longer one for minutes
 # torch dtype -> safetensors name
 DTYPES = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
@@ -60,13 +62,26 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_pickle(path: Path) -> None:
-    """Raises `ValueError` for a compressed record (torch stores them as they are) or a pickle that is too large."""
+    """Raises `ValueError` for a compressed record (torch stores them as they are) or a pickle that is too large or odd."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
                 raise ValueError(f"its record {entry.filename[:100]!r} is compressed, which torch never does")
-            if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE:
-                raise ValueError(f"its pickle has {entry.file_size} bytes, more than {MAX_PICKLE}")
+            if entry.filename.endswith("data.pkl"):
+                if entry.file_size > MAX_PICKLE:
+                    raise ValueError(f"its pickle has {entry.file_size} bytes, more than {MAX_PICKLE}")
+                _check_globals(archive.read(entry))
+
+
+def _check_globals(raw: bytes) -> None:
+    """Raises `ValueError` for a pickle that is damaged, or that names a class by more characters than any class has."""
+    try:
+        names = (str(argument) for opcode, argument, _ in pickletools.genops(raw) if opcode.name == "GLOBAL")
+        longest = max(map(len, names), default=0)
+    except Exception as error:  # of damaged bytes pickletools raises whatever a decoder raises
+        raise ValueError(f"its pickle is damaged: {str(error)[:200]}") from None
+    if longest > MAX_GLOBAL:
+        raise ValueError(f"its pickle names a class by {longest} characters, more than {MAX_GLOBAL}")
 
 
 def _is_zip(path: Path) -> bool:

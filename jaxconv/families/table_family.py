@@ -182,7 +182,8 @@ def _layer_types(config: JsonObject, row: Row, layers: int) -> list[str]:
     every = integer(config, "full_attention_interval", row.defaults["full_attention_interval"])
     default = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)]
     types = config.get("layer_types") or default
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= row.by_layer_type.keys():
+    known = isinstance(types, list) and all(isinstance(kind, str) and kind in row.by_layer_type for kind in types)
+    if not known or len(types) != layers:
         raise SourceError(
             f"config.json has {types!r:.200} as layer_types; expected {layers} of {', '.join(row.by_layer_type)}."
         )

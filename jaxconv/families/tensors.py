@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxconv.checkpoint import Checkpoint, TensorRef
+from jaxconv.checkpoint import Checkpoint, Extent, TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.family import Family, HeadNames, text_config
+from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject
 
 QUANTISED = re.compile(
@@ -202,20 +203,20 @@ def _equal(x: TensorRef, y: TensorRef, compare: Rows) -> bool:
     if x.dtype != y.dtype:
         return _equal_values(x, y)
     if x.extent is not None and y.extent is not None:
-        with x.extent.path.open("rb") as one, y.extent.path.open("rb") as other:
-            one.seek(x.extent.offset)
-            other.seek(y.extent.offset)
-            for start in range(0, x.nbytes, COMPARE_BYTES):
-                size = min(COMPARE_BYTES, x.nbytes - start)
-                if one.read(size) != other.read(size):
-                    return False
-        return True
+        return all(one == other for one, other in zip(_blocks(x.extent), _blocks(y.extent), strict=True))
     step = max(1, COMPARE_BYTES * x.shape[0] // max(1, x.nbytes))
     for start in range(0, x.shape[0], step):
         rows = range(start, min(start + step, x.shape[0]))
         if x.read_rows(rows).tobytes() != y.read_rows(rows).tobytes():
             return False
     return True
+
+
+def _blocks(extent: Extent) -> Iterator[bytes]:
+    with reading(extent.path), extent.path.open("rb") as file:
+        file.seek(extent.offset)
+        for start in range(0, extent.length, COMPARE_BYTES):
+            yield file.read(min(COMPARE_BYTES, extent.length - start))
 
 
 def _equal_values(x: TensorRef, y: TensorRef) -> bool:

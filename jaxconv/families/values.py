@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from jaxconv.errors import SourceError
-from jaxconv.json_files import JsonObject
+from jaxconv.json_files import JsonObject, is_finite_number
 
 MAX_LAYERS = MAX_EXPERTS = 4096
 MAX_SIZE = 1 << 31
@@ -42,8 +40,8 @@ def number(config: JsonObject, key: str) -> float:
         SourceError: The value is something else.
     """
     value = config.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-        raise SourceError(f"config.json has {value!r} as {key}; expected a finite number above zero.")
+    if not is_finite_number(value) or value <= 0:
+        raise SourceError(f"config.json has {value!r:.80} as {key}; expected a finite number above zero.")
     return float(value)
 
 

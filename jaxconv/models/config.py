@@ -7,7 +7,9 @@ from typing import Any
 
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import num_experts, text_config, with_defaults
-from jaxconv.json_files import JsonObject
+from jaxconv.families.values import MAX_LAYERS, integer
+from jaxconv.json_files import JsonObject, is_finite_number
+from jaxconv.models.config_types import check_types
 
 SUPPORTED = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "qwen3_moe", "mixtral",
@@ -75,29 +77,32 @@ def decoder_config(config: JsonObject) -> DecoderConfig:
     `SourceError` when a number that it needs is absent.
     """
     config = with_defaults(text_config(config))
+    check_types(config)
     kind = str(config.get("model_type"))
     if kind not in SUPPORTED:
         raise _unsupported(f"model_type {kind!r}", ", ".join(SUPPORTED))
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         raise _unsupported("bidirectional attention", "causal attention")
-    layers, heads = _integer(config, "num_hidden_layers"), _integer(config, "num_attention_heads")
-    hidden = _integer(config, "hidden_size")
+    layers, heads = integer(config, "num_hidden_layers", limit=MAX_LAYERS), integer(config, "num_attention_heads")
+    hidden = integer(config, "hidden_size")
     head_dim = config.get("head_dim") or hidden // heads
+    if head_dim == 0:
+        raise SourceError(f"config.json has {heads} attention heads in {hidden} features; expected fewer. Download it again.")
     layer_types = _layer_types(kind, config, layers)
     ropes, rope_of_layer = _ropes(kind, config, head_dim, layer_types)
     moe = _moe(kind, config)
     bias = bool(config.get("attention_bias", False))
     return DecoderConfig(
         model_type=kind,
-        vocab_size=_integer(config, "vocab_size"),
+        vocab_size=integer(config, "vocab_size"),
         hidden_size=hidden,
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=_integer(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
+        num_kv_heads=integer(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
         head_dim=head_dim,
         eps=_number(config, "rms_norm_eps"),
         activation=_activation(kind, config),
-        scale=(config["query_pre_attn_scalar"] if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
+        scale=(_number(config, "query_pre_attn_scalar") if kind in ("gemma2", "gemma3_text") else head_dim) ** -0.5,
         windows=tuple(_window(config, layer) for layer in layer_types),
         rope_of_layer=rope_of_layer,
         ropes=ropes,
@@ -118,17 +123,10 @@ def _unsupported(option: str, expected: str) -> UsageError:
     return UsageError(f"The JAX model does not run {option}; expected {expected}. Use --backend torch.")
 
 
-def _integer(config: JsonObject, key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or value < 1:
-        raise SourceError(f"config.json has {key} = {value!r}; expected a positive whole number.")
-    return value
-
-
 def _number(config: JsonObject, key: str) -> float:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise SourceError(f"config.json has {key} = {value!r}; expected a number of zero or more.")
+    if not is_finite_number(value) or value < 0:
+        raise SourceError(f"config.json has {key} = {value!r:.80}; expected a number of zero or more.")
     return float(value)
 
 
@@ -159,10 +157,10 @@ def _layer_types(kind: str, config: JsonObject, layers: int) -> tuple[str, ...]:
             raise _unsupported(f"layer_types {sorted(set(layer_types))} for {layers} layers", f"{sliding}, {full}")
         return tuple(layer_types)
     if kind in ("qwen2", "qwen3"):
-        first = config["max_window_layers"]
+        first = _number(config, "max_window_layers")
         return tuple(sliding if i >= first else full for i in range(layers))
     if kind in ("gemma2", "gemma3_text"):
-        every = 2 if kind == "gemma2" else config["sliding_window_pattern"]
+        every = 2 if kind == "gemma2" else integer(config, "sliding_window_pattern")
         return tuple(sliding if (i + 1) % every else full for i in range(layers))
     return (sliding if kind in ("mistral", "mixtral", "phi3", "qwen3_moe") else full,) * layers
 
@@ -176,13 +174,13 @@ def _moe(kind: str, config: JsonObject) -> Moe | None:
     if kind not in ("mixtral", "qwen3_moe"):
         return None
     return Moe(
-        num_experts(config), _integer(config, "num_experts_per_tok"), kind == "mixtral" or bool(config["norm_topk_prob"])
+        num_experts(config), integer(config, "num_experts_per_tok"), kind == "mixtral" or bool(config["norm_topk_prob"])
     )
 
 
 def _moe_layers(kind: str, config: JsonObject, layers: int) -> tuple[bool, ...]:
     if kind == "qwen3_moe":
-        dense, step = config.get("mlp_only_layers") or (), config["decoder_sparse_step"]
+        dense, step = config.get("mlp_only_layers") or (), integer(config, "decoder_sparse_step")
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
     return (kind == "mixtral",) * layers
 
@@ -193,13 +191,13 @@ def _ropes(
     """The different ropes, and which one each layer uses."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if kind != "gemma3_text":
-        return (_rope(config, parameters, head_dim, config["rope_theta"]),), (0,) * len(layer_types)
+        return (_rope(config, parameters, head_dim, _number(config, "rope_theta")),), (0,) * len(layer_types)
     nested = "full_attention" in parameters or "sliding_attention" in parameters
     full = (parameters.get("full_attention") or {}) if nested else parameters
     local = (parameters.get("sliding_attention") or {}) if nested else {}
     ropes = (
-        _rope(config, full, head_dim, config["rope_theta"]),
-        _rope(config, local, head_dim, config["rope_local_base_freq"]),
+        _rope(config, full, head_dim, _number(config, "rope_theta")),
+        _rope(config, local, head_dim, _number(config, "rope_local_base_freq")),
     )
     return ropes, tuple(int(layer == "sliding_attention") for layer in layer_types)
 
@@ -209,8 +207,8 @@ def _rope(config: JsonObject, parameters: JsonObject, head_dim: int, theta: floa
     rope_type = "longrope" if rope_type == "su" else rope_type
     if rope_type not in ROPE_TYPES:
         raise _unsupported(f"rope type {rope_type!r}", ", ".join(ROPE_TYPES))
-    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    max_positions = _integer(config, "max_position_embeddings")
+    partial = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    max_positions = integer(config, "max_position_embeddings")
     options = {key: value for key, value in parameters.items() if value is not None}
     original = config.get("original_max_position_embeddings") or options.get("original_max_position_embeddings")
     options["original_max_position_embeddings"] = original or max_positions

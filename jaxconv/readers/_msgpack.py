@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxconv.checkpoint import DTYPE_BITS, SAFETENSORS_NAMES, Extent
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading
 
 MAX_DEPTH = 64
 MAX_ENTRIES = 1 << 20
@@ -60,10 +61,11 @@ def scan(path: Path) -> dict[Path_, StoredArray | None]:
     Raises:
         SourceError: The file is not a whole msgpack map of such leaves.
     """
-    size = path.stat().st_size
+    with reading(path):
+        size = path.stat().st_size
     if size == 0:
         raise SourceError(f"{path} is empty; expected flax msgpack. Download it again.")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with reading(path), path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             scanner = _Scanner(path, data)
             leaves = dict(scanner.tree())
@@ -78,7 +80,7 @@ def scan(path: Path) -> dict[Path_, StoredArray | None]:
 
 def looks_like_msgpack(path: Path) -> bool:
     """Whether the file at `path` begins with a map whose first key is a string."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(6)
     if not head:
         return False

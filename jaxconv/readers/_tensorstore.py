@@ -12,12 +12,14 @@ from typing import Any
 
 from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.readers._last_read import LastRead
 
 MAX_PART = 255  # bytes of a name between two slashes on Linux
 MAX_PADDING = 1 << 26  # bytes by which a chunk may exceed twice its array
 BATCH = 64  # arrays that are opened at once
+SHOWN = 450  # characters of TensorStore's messages, which name a file at every storey of its drivers
 RETRIES = 5  # of a request to a server; TensorStore's own 32 take a quarter of an hour
 
 
@@ -41,7 +43,8 @@ class Location:
             SourceError: The store cannot be reached.
         """
         if isinstance(self.root, Path):
-            return (self.root / name).read_bytes() if (self.root / name).is_file() else None
+            with reading(self.root / name):
+                return (self.root / name).read_bytes() if (self.root / name).is_file() else None
         try:
             result = _store(self.root).read(name).result()
         except (ValueError, OSError) as error:
@@ -51,7 +54,8 @@ class Location:
     def folders(self) -> list[str] | None:
         """The names of the directories below; None if the store cannot list (http)."""
         if isinstance(self.root, Path):
-            return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
+            with reading(self.root):
+                return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()) if self.root.is_dir() else []
         try:
             keys = _store(self.root).list().result()
         except (ValueError, OSError, NotImplementedError):
@@ -152,7 +156,8 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
 
     itemsize = numpy_dtype(SAFETENSORS_NAMES[stored]).itemsize
-    chunk = math.prod(array.chunk_layout.read_chunk.shape) * itemsize
+    chunk_shape = tuple(array.chunk_layout.read_chunk.shape or ())  # None of an array without dimensions
+    chunk = math.prod(chunk_shape) * itemsize
     if chunk > MAX_PADDING + 2 * math.prod(array.shape) * itemsize:  # TensorStore would allot it, and abort the process
         raise SourceError(
             f"{where}: array {name} of shape {list(array.shape)} is stored in chunks of {chunk} bytes, more than it "
@@ -173,7 +178,7 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
         return values
 
     whole = LastRead(lambda: fetch(array))
-    one_chunk = array.chunk_layout.read_chunk.shape == array.shape  # which TensorStore decodes as a whole for any row
+    one_chunk = chunk_shape == tuple(array.shape)  # which TensorStore decodes as a whole for any row
 
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore
@@ -192,4 +197,5 @@ def _store(root: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(" [")[0][:300] if str(error).strip() else type(error).__name__
+    text = str(error).strip().splitlines()[0].split(" [")[0] if str(error).strip() else type(error).__name__
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 3]} … {text[-SHOWN * 2 // 3 :]}"  # the reason comes last

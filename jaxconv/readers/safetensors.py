@@ -21,6 +21,7 @@ from jaxconv.checkpoint import (
     numpy_dtype,
 )
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading
 from jaxconv.json_files import read_optional_object
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
@@ -156,14 +157,11 @@ def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offse
         raise SourceError(f"{path}: tensor {name} is {dtype}, which can be copied but not read as numbers.")
     array = np.empty(shape, numpy_dtype(dtype))
     view = memoryview(array.reshape(-1).view(np.uint8).data)
-    file = os.open(path, os.O_RDONLY)
-    try:
+    with reading(path), path.open("rb", buffering=0) as file:
         done = 0
         while done < len(view):
-            count = os.preadv(file, [view[done:]], offset + done)
+            count = os.preadv(file.fileno(), [view[done:]], offset + done)
             if count == 0:
                 raise SourceError(f"{path} ended at byte {offset + done} while {name} was read. Download it again.")
             done += count
-    finally:
-        os.close(file)
     return array

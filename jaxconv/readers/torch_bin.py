@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "torch_bin"
@@ -16,6 +18,7 @@ PRIORITY = 9
 HAS_STEPS = False
 SINGLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
+DIRECTORY = 1 << 16  # bytes at the end of an archive that its directory is looked for in
 
 
 def matches(weights: Path | str) -> bool:
@@ -59,6 +62,9 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
 def _file(path: Path) -> dict[str, TensorRef]:
     from torch_backend.bin import DTYPES, load
 
+    with reading(path), path.open("rb") as file:  # zipfile takes an archive whose end cannot be read for none
+        file.seek(-min(path.stat().st_size, DIRECTORY), os.SEEK_END)
+        file.read()
     try:
         tensors = load(path)
     except ValueError as error:

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jaxconv.errors import SourceError
+from jaxconv.file_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def read_asset(directory: Path, name: str) -> bytes:
         _check_inside(directory, path)
         return path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}. Make it a readable file.") from None
+        raise unreadable(path, error) from None
 
 
 def _check_inside(directory: Path, path: Path) -> None:

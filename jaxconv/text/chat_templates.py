@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from jaxconv.errors import SourceError
 from jaxconv.json_files import parse_json
@@ -53,19 +54,24 @@ def templates_in_settings(files: Mapping[str, bytes]) -> dict[str, str]:
     stored = settings.get("chat_template") if isinstance(settings, dict) else None
     if stored is None:
         return {}
-    if isinstance(stored, str):
+    if _is_text(stored):
         return {DEFAULT: stored}
     if isinstance(stored, dict):
         stored = [{"name": name, "template": text} for name, text in stored.items()]
     templates = {}
     for entry in stored if isinstance(stored, list) else [stored]:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(text, str):
+        if not _is_text(name) or not _is_text(text):
             raise SourceError(
                 f"chat_template in {SETTINGS} holds {entry!r:.80}; expected a text, or a list of names and texts. {REMEDY}"
             )
         templates[name] = text
     return templates
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that a file can hold: JSON may have half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def chat_templates(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -163,6 +163,10 @@ class Vocabulary:
             encoding = self.tokenizer.encode(text, add_special_tokens=special)
         except BaseException as error:  # as in `_stored`
             raise self._damaged(error) from None
+        if len(encoding.tokens) != len(encoding.ids):  # its post-processor names pieces without their ids
+            raise self._damaged(
+                ValueError(f"it gives {text[:20]!r} {len(encoding.ids)} ids and {len(encoding.tokens)} pieces")
+            )
         marks = [
             mark != 0 and span == (0, 0) for mark, span in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)
         ]

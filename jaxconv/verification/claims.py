@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxconv.errors import RefusedError, SourceError, UsageError
-from jaxconv.json_files import JsonObject
+from jaxconv.json_files import JsonObject, is_finite_number
 from jaxconv.model import Model
 from jaxconv.presets import Preset
 from jaxconv.presets.detect import detect
@@ -218,6 +217,6 @@ def _object(record: JsonObject, key: str) -> JsonObject:
 
 def _number(table: JsonObject, key: str, default: float) -> float:
     value = table.get(key, default)
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise SourceError(f"jaxconv.json records the {key} {value!r}; expected a finite number.")
+    if not is_finite_number(value):
+        raise SourceError(f"jaxconv.json records the {key} {value!r:.80}; expected a finite number.")
     return float(value)

@@ -161,11 +161,13 @@ def _check_index(folder: Path, tensors: Mapping[str, Stored], findings: list[str
         actual = tensors[name].path.name if name in tensors else None
         if indexed != actual:
             findings.append(f"{INDEX} has {name} in {indexed or 'no file'}; it is in {actual or 'no file'}.")
-    total = (index.get("metadata") or {}).get("total_size")
+    metadata = index.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    total = metadata.get("total_size")
     nbytes = sum(stored.nbytes for stored in tensors.values())
     if total != nbytes:
         findings.append(f"{INDEX} has total_size {total}; the tensors have {nbytes} bytes.")
-    parameters = (index.get("metadata") or {}).get("total_parameters")
+    parameters = metadata.get("total_parameters")
     count = sum(math.prod(stored.shape) for stored in tensors.values())
     if parameters not in (None, count):
         findings.append(f"{INDEX} has total_parameters {parameters}; the tensors have {count} elements.")

@@ -227,11 +227,15 @@ def write_names(stage: Stage, names: Sequence[str]) -> None:
 def _read_names(path: Path) -> list[str]:
     try:
         names = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []  # nothing has been moved yet
-    return [
-        name for name in names if isinstance(name, str) and os.path.basename(name) == name and name not in ("", ".", "..")
-    ]
+    return (
+        []
+        if not isinstance(names, list)
+        else [
+            name for name in names if isinstance(name, str) and os.path.basename(name) == name and name not in ("", ".", "..")
+        ]
+    )
 
 
 def delete(directory: Path) -> None:

@@ -130,9 +130,9 @@ def _read_owner(handle: int, path: Path) -> JsonDict:
         owner = json.loads(os.pread(handle, 1 << 16, 0))
         name = owner["output"]
         known = isinstance(name, str) and os.path.basename(name) == name
-    except (OSError, ValueError, KeyError, TypeError):
+        return owner if known and path.name.startswith(f"{STAGE_PREFIX}{digest(name)}-") else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return owner if known and path.name.startswith(f"{STAGE_PREFIX}{digest(name)}-") else {}
 
 
 def _walk(path: Path) -> list[os.stat_result]:

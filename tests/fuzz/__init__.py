@@ -1,1 +1,1 @@
-"""Damaged checkpoints by the thousand: `make fuzz SECONDS=60`."""
+"""Damaged checkpoints, documents, templates and tokenizers by the million: `make fuzz`."""

@@ -9,6 +9,7 @@ of the code once, with the change that led to it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import shutil
@@ -22,12 +23,16 @@ from typing import Any
 
 import jaxconv
 from jaxconv.errors import JaxconvError
-from tests.support.tiny import tiny_checkpoint
-from tests.test_adapter import trained
+from tests.fuzz.target import damaged_bytes
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**400, 1.5, float("nan"), float("inf"), "", "x", "\ud800", "../../x", [], [[]], [None],
     ["x"], {}, {"a": 1}, {"": {}}, [1] * 1000,
+)  # fmt: skip
+# Values of each type that lie at an end of what it can be.
+EDGES: tuple[Any, ...] = (
+    0, -1, 1, 2, 2**31, 2**32 - 1, 2**32, 2**63, 10**9, True, False, 0.0, -1.0, 1e308, -1e-300, "", " ", "\0", "▁",
+    "a" * 3000, "(", "(a+)+$", "\\p{Han}", "􏿿", "<s>", [], {},
 )  # fmt: skip
 Place = tuple[Any, Any]  # a container, and a key or index in it
 
@@ -42,7 +47,7 @@ def places(document: Any) -> Iterator[Place]:
 
 def change(document: Any, dice: random.Random) -> tuple[Any, str]:
     """A document with one value of another type, and what was done."""
-    value = dice.choice(VALUES)
+    value = copy.deepcopy(dice.choice(VALUES))  # which a later change may change again
     choices = list(places(document))
     top = [place for place in choices if place[0] is document]
     if not choices or dice.random() < 0.02:
@@ -52,8 +57,37 @@ def change(document: Any, dice: random.Random) -> tuple[Any, str]:
     return document, f"{key!r:.60} = {value!r:.60}"
 
 
+def exchange(document: Any, dice: random.Random) -> None:
+    """Gives one value of a document another value of its own type, which gets further than one of another type."""
+    choices = list(places(document))
+    if not choices:
+        return
+    container, key = dice.choice(choices)
+    kind = type(container[key])
+    others = [at[index] for at, index in choices if type(at[index]) is kind]
+    edges = [value for value in EDGES if type(value) is kind]
+    container[key] = copy.deepcopy(dice.choice(dice.choice((others, edges or others))))
+
+
+def damaged_json(raw: bytes, dice: random.Random) -> bytes:
+    """A JSON file with values of other types, or with damaged bytes."""
+    if dice.random() < 0.15:
+        return damaged_bytes(raw, dice)
+    document = json.loads(raw)
+    alike = dice.random() < 0.4
+    for _ in range(dice.choice((1, 1, 1, 2, 3))):
+        if alike:
+            exchange(document, dice)
+        else:
+            document, _ = change(document, dice)
+    return json.dumps(document).encode("utf-8", "replace")
+
+
 def make(root: Path) -> tuple[Path, Path]:
     """A sharded model with every JSON file that jaxconv reads, and an adapter of it."""
+    from tests.support.tiny import tiny_checkpoint  # which takes seconds to import
+    from tests.test_adapter import trained
+
     model = tiny_checkpoint(root / "model", "qwen3", tie=True, shards=3)
     adapter = trained(model, root / "adapter", rank_pattern={"v_proj": 2})
     (model / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "<pad>"}, "eos_token": "</s>"}))

@@ -1,9 +1,10 @@
-"""Good checkpoints of every container, small, to be damaged."""
+"""Good checkpoints of every container, small, to be damaged: `python -m tests.fuzz.seeds DIRECTORY [NAME ...]`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.serialization
@@ -13,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import torch
 from safetensors.numpy import save_file
+
+from tests.fuzz.document_seeds import DOCUMENTS
 
 ARRAYS = {
     "model.norm.weight": np.arange(6, dtype=np.float32),
@@ -94,7 +97,18 @@ def torch_bin(folder: Path) -> None:
     torch.save({name: torch.tensor(array.astype(np.float32)) for name, array in ARRAYS.items()}, folder / "pytorch_model.bin")
 
 
-SEEDS: Mapping[str, Callable[[Path], None]] = {
+SEEDS: dict[str, Callable[[Path], None]] = {
     make.__name__: make
     for make in (msgpack, msgpack_chunked, safetensors, orbax, orbax_folders, orbax_zarr3, easydel, torch_bin)
 }
+
+
+def main(directory: Path, *names: str) -> None:
+    """Writes the good folders of these names, a folder each."""
+    for name in names:
+        (directory / name).mkdir()
+        {**SEEDS, **DOCUMENTS}[name](directory / name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
