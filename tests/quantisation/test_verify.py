@@ -98,6 +98,31 @@ def test_a_missing_entry_is_found(tmp_path: Path, name: str, file: str) -> None:
         assert any("; expected quantization_config." in finding and "score" in finding for finding in report.findings)
 
 
+NAMES, MISSING = 'model.norm.weight\\", \\"lm_head.weight', "does not list and describe score.weight"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        (f'{NAMES}\\", \\"score.weight', NAMES, MISSING),
+        ('"score.weight":"{', '"other.weight":"{', MISSING),
+        ('\\"block_size\\": [1, 128]', '\\"block_size\\": [1, 64] ', "the source's is another"),
+    ],
+)
+def test_a_tensor_that_is_not_described_is_found(tmp_path: Path, old: str, new: str, finding: str) -> None:
+    """vLLM skips what torchao's metadata does not list: the row would be whatever lay in memory."""
+    source, output = converted("torchao/int8_weights_qwen3", tmp_path)
+    path = output / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].decode()
+    assert old in header, header
+    header = header.replace(old, new)
+    path.write_bytes(len(header.encode()).to_bytes(8, "little") + header.encode() + raw[8 + length :])
+    findings = jaxconv.verify(source, output, structure_only=True).findings
+    assert any(finding in text for text in findings), findings
+
+
 def test_an_entry_that_must_not_be_there_is_found(tmp_path: Path) -> None:
     """One name in an empty list of AWQ ends vLLM's derivation from the stored dtypes."""
     source, output = converted("gptqmodel/awq_qwen3", tmp_path)
