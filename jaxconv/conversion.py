@@ -220,7 +220,8 @@ def convert_resolved(
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
-    weights = plan_files(plan.model.checkpoint, score_tensors(head, plan.model.family.head.score), plan.dtype, request.write)
+    score = score_tensors(head, plan.model.family.head.score)
+    weights = plan_files(plan.model.checkpoint, score, plan.dtype, request.write, plan.model.tensor_list)
     others = files(plan, head, weights)
     agree(processes, lambda: _facts(plan, head, weights))
     done: dict[str, str] = {}

@@ -88,6 +88,11 @@ class Model:
     head_record: str = ""
     dequantised: QuantisedTree | None = None
 
+    @property
+    def tensor_list(self) -> str | None:
+        """The metadata key under which weight files list their tensors; None if their readers want no list."""
+        return None if self.packed is None else self.packed.quantised.tensor_list
+
 
 def read_config(source: Source) -> JsonObject:
     """The config.json of a source. Raises `SourceError` if it is missing or damaged."""

@@ -43,6 +43,12 @@ def verify(
         Optional[str],
         typer.Option(help="Address of a vLLM server of OUTPUT, whose raw scores are compared too; VLLM_API_KEY is its key."),
     ] = None,
+    server_dtype: Annotated[
+        Optional[str],
+        typer.Option(
+            help="What that server runs in: float32, bfloat16 or float16; default float32, config.json's if packed."
+        ),
+    ] = None,
     classifier_from_tokens: option.Tokens = None,
     token_ids: option.TokenIds = None,
     preset: option.Preset = None,

@@ -44,12 +44,14 @@ class Quantised:
         quantisation: What the scheme knows of the checkpoint.
         serving_dtypes: What vLLM takes for --dtype.
         edits: The files that need another content so that `score` stays plain, by name: config.json, companions.
+        tensor_list: The metadata key under which each weight file lists its tensors; None if readers want no list.
     """
 
     method: str
     quantisation: Quantisation
     serving_dtypes: tuple[str, ...]
     edits: Mapping[str, JsonObject]
+    tensor_list: str | None = None
 
 
 @cache
@@ -84,9 +86,8 @@ def open_quantisation(config: JsonObject, source: Source) -> Quantised | None:
     scheme = _scheme(settings, source.companions)
     _check_companions(scheme, settings, source.companions)
     quantisation = scheme.open(settings, source)
-    return Quantised(
-        scheme.NAME, quantisation, scheme.SERVING_DTYPES, _edits(scheme, config, place, settings, source.companions)
-    )
+    edits = _edits(scheme, config, place, settings, source.companions)
+    return Quantised(scheme.NAME, quantisation, scheme.SERVING_DTYPES, edits, scheme.TENSOR_LIST)
 
 
 def _located(config: JsonObject, companions: Mapping[str, JsonObject]) -> tuple[tuple[str, ...], JsonObject | None]:

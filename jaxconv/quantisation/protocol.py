@@ -73,6 +73,8 @@ class Scheme(Protocol):
     COMPANIONS: Mapping[str, Mapping[str, str]]
     # What vLLM takes for --dtype: it refuses to serve the method in any other.
     SERVING_DTYPES: tuple[str, ...]
+    # The metadata key under which a file lists its tensors, where readers leave out what is not listed; else None.
+    TENSOR_LIST: str | None
 
     def open(self, config: JsonObject, source: Source) -> Quantisation:
         """Reads a quantization_config.

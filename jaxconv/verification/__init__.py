@@ -9,7 +9,8 @@ safetensors library and json.
 from __future__ import annotations
 
 from jaxconv.verification.claims import Claims
-from jaxconv.verification.proof import ScoreOptions, prove, verify
+from jaxconv.verification.proof import prove, verify
 from jaxconv.verification.report import Report
+from jaxconv.verification.score_options import ScoreOptions
 
 __all__ = ["Claims", "Report", "ScoreOptions", "prove", "verify"]

@@ -9,7 +9,7 @@ from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.verification.claims import Expected
 from jaxconv.verification.output import Output
-from jaxconv.verification.quantisation import expected_config
+from jaxconv.verification.quantisation import check_descriptions, expected_config
 
 # What makes vLLM convert a checkpoint while it loads it; a converted one would be converted twice.
 ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
@@ -30,7 +30,7 @@ ABSENT = object()
 
 
 def check_config(model: Model, output: Output, expected: Expected) -> Iterator[str]:
-    """What is wrong with config.json, a sentence each.
+    """What is wrong with config.json, and with descriptions of tensors that readers take together with it, a sentence each.
 
     Args:
         model: The source, with its config and family.
@@ -56,6 +56,7 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
         origin = "the source has" if model.packed is None or key != "quantization_config" else "expected"
         for name, before, after in _differences(key, source.get(key, ABSENT), config.get(key, ABSENT)):
             yield f"config.json has {_shown(name, after)}; {origin} {_shown(name, before)}."
+    yield from check_descriptions(model, output)
 
 
 def _check_dropped(config: JsonObject, expected: Expected) -> Iterator[str]:

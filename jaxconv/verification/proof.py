@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.arguments import checked
@@ -22,10 +20,11 @@ from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.jax_trees import how_dequantised
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
-from jaxconv.verification.pairs import Pairs, read_pairs
+from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.prompts import check_ends, encode
 from jaxconv.verification.quantisation import how_read, is_left_out
 from jaxconv.verification.report import Report, unreadable
+from jaxconv.verification.score_options import ScoreOptions, check_options
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
 from jaxconv.verification.source_files import SourceFiles, read_source
@@ -33,21 +32,9 @@ from jaxconv.verification.structure import Structure, compare_tensors
 from jaxconv.verification.template import check_claimed_prompt, check_recorded_templates, check_template
 from jaxconv.verification.text import check_text
 from jaxconv.verification.tokenizer import check_tokenizer
-from jaxconv.verification.vllm import Served, compare_served, server_url
+from jaxconv.verification.vllm import Served, compare_served
 
 TEXTS = 64  # pairs whose text is compared; scores are compared for all
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreOptions:
-    """How scores are compared; the names are those of `verify`."""
-
-    pairs: str | Path | Sequence[tuple[str, str]] | None = None
-    backend: str = "auto"
-    device: str = "auto"
-    tolerance: float | None = None
-    structure_only: bool = False
-    against_vllm: str | None = None
 
 
 @checked
@@ -61,6 +48,7 @@ def verify(
     tolerance: float | None = None,
     structure_only: bool = False,
     against_vllm: str | None = None,
+    server_dtype: str | None = None,
     report: str | Path | None = None,
     base: str | Path | None = None,
     layout: str | None = None,
@@ -88,10 +76,12 @@ def verify(
         backend: What runs the models: "auto" (two implementations, if two are installed and run the model), "jax" or "torch".
             A backend that is named runs both sides, and no other is imported.
         device: Where they run: "auto", "cpu", "gpu" or "tpu".
-        tolerance: The largest difference of a raw score that passes; from the size of float32 rounding if None. With
-            `against_vllm` it is that of the server's scores.
+        tolerance: The largest difference of a raw score that passes, with `against_vllm` of the server's scores; by default
+            from the size of float32 rounding, and of rounding in the server's dtype.
         structure_only: Compare tensors and files, run no model.
         against_vllm: The address of a vLLM server that serves `output`, whose raw scores are compared too.
+        server_dtype: What the server runs in: "float32", "bfloat16" or "float16"; vLLM does not say it. By default the dtype
+            of config.json for packed weights, else float32. It decides how far the server's scores may be off.
         report: A directory for report.html and report.json. They are written whatever is found, also if the source or the
             output cannot be read.
         base: A model whose config and tokenizer are used, for sources that hold only weights.
@@ -123,7 +113,7 @@ def verify(
         >>> report.passed, report.scores.kind
         (True, 'independent')
     """
-    scoring = ScoreOptions(pairs, backend, device, tolerance, structure_only, against_vllm)
+    scoring = ScoreOptions(pairs, backend, device, tolerance, structure_only, against_vllm, server_dtype)
     claims = Claims(preset, method, classifier_from_tokens, token_ids, read_template(template))
     directory = None if report is None else prepare(Path(report).expanduser())
     try:
@@ -159,7 +149,7 @@ def prove(
         scoring: How scores are compared.
     """
     scoring = scoring or ScoreOptions()
-    pairs, url = _check_options(scoring)
+    pairs, url = check_options(scoring)
     output = read_output(folder)
     raw = checkpoint or open_checkpoint(source.weights, options.step)
     model = read_model(source, options, raw)
@@ -193,19 +183,8 @@ def prove(
         else:
             findings.append(f"scores were not compared: {reason}")
     notes += _notes(model, expected, scores, scoring)
-    served = None if url is None else _served(url, folder, scores, scoring.tolerance, findings)
+    served = None if url is None else _served(url, folder, scores, scoring, findings)
     return Report(structure, head, scores, served, tuple(findings), tuple(notes))
-
-
-def _check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
-    """The pairs and the server's address. Raises `UsageError`."""
-    tolerance = scoring.tolerance
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UsageError(f"--tolerance {tolerance!r} is not usable; expected a finite number of zero or more.")
-    if scoring.against_vllm is not None and scoring.structure_only:
-        raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
-    url = None if scoring.against_vllm is None else server_url(scoring.against_vllm)
-    return read_pairs(scoring.pairs), url
 
 
 def _adapter(model: Model) -> AdapterFiles:
@@ -273,12 +252,12 @@ def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: l
     return scores
 
 
-def _served(url: str, folder: Path, scores: Scores | None, tolerance: float | None, findings: list[str]) -> Served | None:
+def _served(url: str, folder: Path, scores: Scores | None, scoring: ScoreOptions, findings: list[str]) -> Served | None:
     """The server's scores, or None and a finding."""
     try:
         if scores is None:
             raise VerificationError("there are no local scores.")
-        served = compare_served(url, folder, scores, tolerance)
+        served = compare_served(url, folder, scores, scoring.tolerance, scoring.server_dtype)
     except VerificationError as error:
         findings.append(f"vLLM was not compared: {error}")
         return None

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.checkpoint import Array, numpy_dtype
-from jaxconv.json_files import JsonDict, JsonObject
+from jaxconv.json_files import JsonDict, JsonObject, parse_json
 from jaxconv.model import Model
 from jaxconv.verification.output import Output, Stored, read_object
 from jaxconv.verification.source_files import SourceFiles
 
 COMPANIONS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 SCORE = "score"
+# A stored part of a tensor of torchao: the name of the parameter stands before the part's.
+TORCHAO_PART = re.compile(r"\._([a-z]+)_\w+$")
 BLOCK = 128  # rows and columns of a head that share a scale
 
 
@@ -175,6 +177,31 @@ def check_companions(model: Model, output: Output) -> Iterator[str]:
         expected = _with_score({"quant_method": method, **source})
         if actual != {key: value for key, value in expected.items() if key in source or key != "quant_method"}:
             yield f"{name} is not the source's with `score` in its list of plain modules."
+
+
+def check_descriptions(model: Model, output: Output) -> Iterator[str]:
+    """What is wrong with the metadata in which torchao's readers look up each tensor, a sentence each.
+
+    vLLM leaves out, without an error, what the list of a file does not name.
+
+    Args:
+        model: The source.
+        output: The output.
+    """
+    from safetensors import safe_open
+
+    if model.packed is None or _method(model.config) != "torchao":
+        return
+    for path in sorted({stored.path for stored in output.tensors.values()}):
+        with safe_open(path, "np") as file:
+            metadata, stored = file.metadata() or {}, file.keys()
+        listed = parse_json(metadata.get("tensor_names", "[]"), f"tensor_names of {path.name}", "Convert the source again.")
+        described = {name for name in listed if name in metadata} if isinstance(listed, list) else set()
+        for name in sorted({TORCHAO_PART.sub(r".\1", name) for name in stored} - described):
+            yield f"the metadata of {path.name} does not list and describe {name}, so vLLM would leave it out."
+        for name, kind in metadata.items():
+            if "." in name and kind != model.checkpoint.metadata.get(name, '{"_type": "Tensor"}'):
+                yield f"the metadata of {path.name} describes {name} as {kind:.80}; the source's is another."
 
 
 def _method(config: JsonObject) -> str:

@@ -55,7 +55,8 @@ class Report:
             head: `exact` (whether the stored head is the recomputed one) and `max_abs_error` of an element.
             scores: None, or `pairs`, `max_abs_error`, `rank_agreement`, `tolerance`, `tolerance_reason`, `backend` and `kind`
                 ("independent": two implementations computed the two sides; "consistency": one did).
-            vllm: None, or `url`, `pairs`, `max_abs_error`, `rank_agreement`, `tolerance` and `tolerance_reason`.
+            vllm: None, or `url`, `dtype` (of the server), `pairs`, `max_abs_error`, `rank_agreement`, `tolerance` and
+                `tolerance_reason`.
             findings: A sentence for everything that is wrong.
             notes: What the proof takes from jaxconv's own reading, or leaves out.
         """
@@ -69,7 +70,7 @@ class Report:
             },
             "head": {"exact": self.head.exact, "max_abs_error": finite(self.head.max_abs_error)},
             "scores": None if scores is None else _measured(scores) | {"backend": scores.backend, "kind": scores.kind},
-            "vllm": None if vllm is None else {"url": vllm.url} | _measured(vllm),
+            "vllm": None if vllm is None else {"url": vllm.url, "dtype": vllm.dtype} | _measured(vllm),
             "findings": list(self.findings),
             "notes": list(self.notes),
         }  # fmt: skip

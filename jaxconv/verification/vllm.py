@@ -7,23 +7,23 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jaxconv.errors import UsageError, VerificationError
-from jaxconv.json_files import JsonObject, read_optional_object
+from jaxconv.json_files import JsonObject
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.scores import Scores
+from jaxconv.verification.server_dtype import ServerDtype, server_dtype
 
 if TYPE_CHECKING:
     from jaxconv.checkpoint import Array
 
 BATCH = 32  # pairs in a request
-HALF = 0.05  # of the largest score: as far as rounding in half precision moves one
 LIST_SECONDS, SCORE_SECONDS = 10, 300  # how long an answer may take; a batch takes long on a CPU
 
 
@@ -39,6 +39,7 @@ class Served:
     tolerance_reason: str
     findings: tuple[str, ...]
     scores: tuple[float, ...]  # of the server, in the order of the pairs
+    dtype: str  # that the server runs in, as far as anybody says
 
 
 def server_url(text: str) -> str:
@@ -59,15 +60,17 @@ def server_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | None) -> Served:
+def compare_served(
+    url: str, folder: Path, scores: Scores, tolerance: float | None = None, dtype: str | None = None
+) -> Served:
     """Asks the server that serves an output for raw scores and compares them.
 
     Args:
         url: The root of the server, as `server_url` gives it.
         folder: The output directory that it serves.
         scores: The local scores, of one label, and their pairs.
-        tolerance: The largest difference that passes; None for that of the local scores, or
-            for what half precision allows if weights are packed.
+        tolerance: The largest difference that passes; None for what the server's dtype allows.
+        dtype: The dtype that the server runs in; None if nobody says.
 
     Raises:
         VerificationError: The server is not there, has another model or gives no scores.
@@ -83,10 +86,10 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
         )
     answers, prompt_tokens = _ask(url, str(model["id"]), scores.scored)
     local, served = np.asarray(scores.output, np.float64)[:, 0], np.asarray(answers, np.float64)
-    limit, reason = (scores.tolerance, scores.tolerance_reason) if tolerance is None else (tolerance, "given")
-    if tolerance is None and _is_quantised(folder):
-        largest = max(1.0, float(np.abs(local).max()))
-        limit, reason = HALF * largest, f"{HALF:.0%} of the largest score: the server rounds or quantises activations"
+    runs, largest = server_dtype(dtype, folder), float(np.abs(local).max())
+    limit, reason = runs.tolerance(largest, scores.tolerance, scores.tolerance_reason)
+    if tolerance is not None:
+        limit, reason = tolerance, "given"
     worst = float(np.abs(served - local).max())
     agreement = rank_agreement(local[:, None], served[:, None], 2 * limit)
     findings = []
@@ -96,30 +99,26 @@ def compare_served(url: str, folder: Path, scores: Scores, tolerance: float | No
             f"the template, or with another. {_serve(folder)}"
         )
     if not worst <= limit:
-        why = _reason(local, served, limit) or f"It serves {model.get('root') or model['id']}."
+        why = _reason(local, served, limit, runs) or f"It serves {model.get('root') or model['id']}."
         findings.append(f"vLLM's raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g}. {why}")
     if agreement < 1:
         findings.append(f"vLLM keeps the order of only {agreement:.1%} of the pairs that are apart.")
-    return Served(url, len(answers), worst, agreement, limit, reason, tuple(findings), tuple(answers))
+    return Served(url, len(answers), worst, agreement, limit, reason, tuple(findings), tuple(answers), runs.name)
 
 
-def _reason(local: Array, served: Array, limit: float) -> str | None:
+def _reason(local: Array, served: Array, limit: float, runs: ServerDtype) -> str | None:
     """What the difference looks like: an activation, or rounding of a size that float32 does not have."""
     import numpy as np
 
     if np.abs(served - 0.5 * (1 + np.tanh(local / 2))).max() <= limit:
         return "They are the sigmoid of the local ones: the server ignores use_activation; expected raw logits."
-    if np.abs(served - local).max() <= HALF * max(1.0, np.abs(local).max()):
+    rounded, _ = replace(runs, name="bfloat16").tolerance(float(np.abs(local).max()), limit, "")
+    if runs.name != "bfloat16" and np.abs(served - local).max() <= rounded:
         return (
-            "vLLM serves in the checkpoint's dtype, and bfloat16 keeps two to three digits: serve with --dtype float32, "
-            "or give the difference that you accept as --tolerance."
+            "vLLM serves in the checkpoint's dtype, and bfloat16 keeps two to three digits: serve with --dtype float32, say "
+            "what it runs in with --server-dtype, or give the difference that you accept as --tolerance."
         )
     return None
-
-
-def _is_quantised(folder: Path) -> bool:
-    """Whether the output's weights are packed, so that servers take no float32 and most of them quantise activations too."""
-    return "quantisation" in (read_optional_object(folder / "jaxconv.json") or {})
 
 
 def _serve(folder: Path) -> str:

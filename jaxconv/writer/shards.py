@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxconv.checkpoint import Checkpoint, FileIdentity, ShardFile, TensorRef
-from jaxconv.json_files import dump_json
+from jaxconv.json_files import dump_json, parse_json
 from jaxconv.safetensors_header import INDEX, SINGLE
 from jaxconv.writer.cast import cast
 from jaxconv.writer.options import WriteOptions
@@ -42,7 +43,11 @@ class OutputFile:
 
 
 def plan_files(
-    checkpoint: Checkpoint, score: Sequence[TensorRef], dtype: str | None, options: WriteOptions
+    checkpoint: Checkpoint,
+    score: Sequence[TensorRef],
+    dtype: str | None,
+    options: WriteOptions,
+    tensor_list: str | None = None,
 ) -> tuple[OutputFile, ...]:
     """The output files for the backbone tensors and the score tensors.
 
@@ -56,11 +61,16 @@ def plan_files(
         score: The score head's tensors.
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
         options: Copy mode and shard size.
+        tensor_list: The metadata key under which files list their tensors, for readers that leave out all others.
     """
     backbone = checkpoint.tensors
+    # The metadata of other containers is not text for loaders of safetensors.
+    metadata = {**checkpoint.metadata, **METADATA} if checkpoint.shards else METADATA
+    if tensor_list is not None:
+        metadata = _listing({**checkpoint.metadata, **METADATA}, score, tensor_list)
     if not checkpoint.shards or dtype is not None or checkpoint.metadata.get("format") == "flax":
         tensors = [cast(ref, dtype) for ref in backbone.values()]
-        return _cut([*tensors, *score], options.max_shard_bytes, checkpoint)
+        return _cut([*tensors, *score], options.max_shard_bytes, metadata, checkpoint)
     files = []
     for shard in checkpoint.shards:
         tensors = [backbone[name] for name in shard.tensors if name in backbone]
@@ -69,11 +79,22 @@ def plan_files(
     if len(checkpoint.shards) == 1 and checkpoint.shards[0].path.name == SINGLE:
         only = files[0]
         if options.copy_mode == "copy" or only.verbatim is None:
-            return (OutputFile(SINGLE, (*only.tensors, *score), None, only.metadata, checkpoint.files),)
+            return (OutputFile(SINGLE, (*only.tensors, *score), None, metadata, checkpoint.files),)
         # Beside an index no file may be called model.safetensors: transformers would load it alone.
         files = [OutputFile("model-backbone.safetensors", only.tensors, only.verbatim, only.metadata, only.sources)]
     # All files are checked with the score, which may come from a shard that the output has no other use for.
-    return (*files, OutputFile(SCORE_FILE, tuple(score), sources=checkpoint.files))
+    metadata = METADATA if tensor_list is None else metadata
+    return (*files, OutputFile(SCORE_FILE, tuple(score), None, metadata, checkpoint.files))
+
+
+def _listing(metadata: Mapping[str, str], score: Sequence[TensorRef], key: str) -> Mapping[str, str]:
+    """The metadata of all files with the score tensors listed and described, as torchao's readers want each file's.
+
+    vLLM leaves out what the file at hand does not list; transformers takes the list of the last file for that of all.
+    """
+    names = [*parse_json(metadata[key], key, "Get the checkpoint again."), *(ref.name for ref in score)]
+    described = {ref.name: json.dumps({"_type": "Tensor"}) for ref in score}
+    return {**metadata, **described, key: json.dumps(names)}
 
 
 def _from_shard(shard: ShardFile, tensors: Sequence[TensorRef], checkpoint: Checkpoint) -> OutputFile:
@@ -83,7 +104,9 @@ def _from_shard(shard: ShardFile, tensors: Sequence[TensorRef], checkpoint: Chec
     return OutputFile(shard.path.name, tuple(tensors), verbatim, {**shard.metadata, **METADATA}, sources)
 
 
-def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int, checkpoint: Checkpoint) -> tuple[OutputFile, ...]:
+def _cut(
+    tensors: Sequence[TensorRef], max_shard_bytes: int, metadata: Mapping[str, str], checkpoint: Checkpoint
+) -> tuple[OutputFile, ...]:
     groups: list[list[TensorRef]] = [[]]
     filled = 0
     for ref in tensors:
@@ -92,8 +115,6 @@ def _cut(tensors: Sequence[TensorRef], max_shard_bytes: int, checkpoint: Checkpo
             filled = 0
         groups[-1].append(ref)
         filled += ref.nbytes
-    # The metadata of other containers is not text for loaders of safetensors.
-    metadata = {**checkpoint.metadata, **METADATA} if checkpoint.shards else METADATA
     count = len(groups)
     names = [SINGLE] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     return tuple(

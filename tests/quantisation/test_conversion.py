@@ -94,7 +94,28 @@ def test_metadata_of_a_rewritten_file_is_kept(tmp_path: Path, name: str) -> None
     case = quantised_source(name, tmp_path)
     jaxconv.convert(case.folder, tmp_path / "out", **OPTIONS)
     before, after = case.checkpoint.metadata, open_checkpoint(tmp_path / "out").metadata
-    assert len(before) > 5 and after == {**before, "format": "pt"}
+    names = json.loads(before["tensor_names"])
+    score = {"score.weight": '{"_type": "Tensor"}', "tensor_names": json.dumps([*names, "score.weight"])}
+    assert len(before) > 5 and after == {**before, "format": "pt", **score}
+
+
+@pytest.mark.parametrize("copy_mode", ["copy", "link"])
+@pytest.mark.parametrize("name", [name for name in readable() if name.startswith("torchao/")])
+def test_torchao_reads_every_tensor_of_every_file(tmp_path: Path, name: str, copy_mode: str) -> None:
+    """torchao's own reader, as vLLM calls it file by file: what a file does not list is left out without an error."""
+    from safetensors import safe_open
+    from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+    case = quantised_source(name, tmp_path)
+    jaxconv.convert(case.folder, tmp_path / "out", copy_mode=copy_mode, **OPTIONS)
+    read: set[str] = set()
+    leftover: dict[str, Any] = {}
+    for path in sorted((tmp_path / "out").glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()} | leftover
+            found, leftover = unflatten_tensor_state_dict(tensors, file.metadata())
+        read |= found.keys()
+    assert read == case.parameters.keys() | {"score.weight"} and not leftover
 
 
 def test_head_in_8_bits_is_recorded(tmp_path: Path) -> None:

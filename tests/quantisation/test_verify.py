@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,31 @@ def test_a_missing_entry_is_found(tmp_path: Path, name: str, file: str) -> None:
         assert any("; expected quantization_config." in finding and "score" in finding for finding in report.findings)
 
 
+NAMES, MISSING = 'model.norm.weight\\", \\"lm_head.weight', "does not list and describe score.weight"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        (f'{NAMES}\\", \\"score.weight', NAMES, MISSING),
+        ('"score.weight":"{', '"other.weight":"{', MISSING),
+        ('\\"block_size\\": [1, 128]', '\\"block_size\\": [1, 64] ', "the source's is another"),
+    ],
+)
+def test_a_tensor_that_is_not_described_is_found(tmp_path: Path, old: str, new: str, finding: str) -> None:
+    """vLLM skips what torchao's metadata does not list: the row would be whatever lay in memory."""
+    source, output = converted("torchao/int8_weights_qwen3", tmp_path)
+    path = output / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].decode()
+    assert old in header, header
+    header = header.replace(old, new)
+    path.write_bytes(len(header.encode()).to_bytes(8, "little") + header.encode() + raw[8 + length :])
+    findings = jaxconv.verify(source, output, structure_only=True).findings
+    assert any(finding in text for text in findings), findings
+
+
 def test_an_entry_that_must_not_be_there_is_found(tmp_path: Path) -> None:
     """One name in an empty list of AWQ ends vLLM's derivation from the stored dtypes."""
     source, output = converted("gptqmodel/awq_qwen3", tmp_path)
@@ -108,19 +134,54 @@ def test_an_entry_that_must_not_be_there_is_found(tmp_path: Path) -> None:
     assert any("quantization_config" in finding for finding in jaxconv.verify(source, output, structure_only=True).findings)
 
 
-@pytest.mark.parametrize(("off", "passes"), [(0.0, True), (0.01, True), (1.0, False)])
-def test_a_server_is_held_to_half_precision(tmp_path: Path, off: float, passes: bool) -> None:
-    """Servers round activations of packed models, so the tolerance is a share of the largest score, and says so."""
-    source, output = converted("llmcompressor/int4_channel_gemma", tmp_path)
+def served_by(output: Path, change: Callable[[float], float]) -> AbstractContextManager[tuple[str, list[dict[str, Any]]]]:
+    """A server of the output whose scores are the local ones, changed."""
     local = jaxconv.load(output, backend="torch", device="cpu").score_pairs(PAIRS, raw=True)
     models = {"data": [{"id": "model", "root": str(output), "parent": None, "max_model_len": 512}]}
-    shift = off * max(1.0, *map(abs, local))
-    scores = {"data": [{"index": index, "score": score + shift} for index, score in enumerate(local)]}
-    with answering(models, lambda body: scores) as (url, _):
-        report = jaxconv.verify(source, output, pairs=PAIRS, backend="torch", against_vllm=url)
-    assert report.vllm is not None and report.vllm.tolerance == pytest.approx(0.05 * max(1.0, *map(abs, local)), rel=1e-3)
-    assert "activations" in report.vllm.tolerance_reason
-    assert report.passed is passes, report.findings
+    scores = {"data": [{"index": index, "score": change(score)} for index, score in enumerate(local)]}
+    return answering(models, lambda body: scores)
+
+
+# epsilon x sqrt(8 x layers) of the dtype; sqrt(4 x layers) of codes; all have one layer
+@pytest.mark.parametrize(
+    ("name", "dtype", "share"),
+    [
+        ("llmcompressor/int4_channel_gemma", None, 2**-7 * 8**0.5),
+        ("llmcompressor/int4_channel_gemma", "bfloat16", 2**-7 * 8**0.5),
+        ("llmcompressor/int4_channel_gemma", "float16", 2**-10 * 8**0.5),
+        ("llmcompressor/int8_qwen3", "float32", 2**-6 * 2),
+        ("gptqmodel/gptq_qwen3", None, 2**-7 * 8**0.5),
+        ("modelopt/fp8_llama", None, 0.25),
+        ("modelopt/nvfp4_weights_llama_tied", None, 2**-7 * 8**0.5),
+        ("fp8/block_list_llama", None, 0.25),
+        ("torchao/int8_llama_tied_shards", None, 2**-6 * 2),
+        ("torchao/int8_weights_qwen3", None, 2**-7 * 8**0.5),
+    ],
+)
+def test_a_server_is_held_to_its_dtype(tmp_path: Path, name: str, dtype: str | None, share: float) -> None:
+    """The tolerance follows from what the server rounds, and the report says what dtype that is and who says so."""
+    source, output = converted(name, tmp_path)
+    largest = max(1.0, *map(abs, jaxconv.load(output, backend="torch", device="cpu").score_pairs(PAIRS, raw=True)))
+    for off, passes in ((0.2, True), (1.8, False)):
+        with served_by(output, lambda score, off=off: score + off * share * largest) as (url, _):  # type: ignore[misc]
+            report = jaxconv.verify(
+                source, output, pairs=PAIRS, backend="torch", against_vllm=url, server_dtype=dtype
+            )  # fmt: skip
+        assert report.vllm is not None and report.vllm.tolerance == pytest.approx(share * largest, rel=0.02)
+        assert report.vllm.dtype == (dtype or "bfloat16")
+        assert ("--server-dtype)" if dtype else "the dtype of config.json") in report.vllm.tolerance_reason
+        assert report.passed is passes, report.findings
+
+
+def test_a_spoiled_row_is_found_at_float32(tmp_path: Path) -> None:
+    """A row that is off by a thousandth, as one rounded to bfloat16 is: a share of the largest score would let it pass."""
+    source, output = converted("llmcompressor/int4_channel_gemma", tmp_path)
+    with served_by(output, lambda score: score * 1.001) as (url, _):
+        half = jaxconv.verify(source, output, pairs=PAIRS, backend="torch", against_vllm=url)
+        full = jaxconv.verify(source, output, pairs=PAIRS, backend="torch", against_vllm=url, server_dtype="float32")
+    assert half.passed and half.vllm is not None and half.vllm.max_abs_error > 1e-3
+    assert full.vllm is not None and full.vllm.tolerance == 1e-4 and "float32 (--server-dtype)" in full.vllm.tolerance_reason
+    assert any("vLLM's raw scores differ" in finding for finding in full.findings)
 
 
 def flip(path: Path, name: str) -> None:

@@ -202,10 +202,28 @@ def test_wrong_addresses_are_usage_errors(address: str, proved: Proved) -> None:
         jaxconv.verify(proved.source, proved.output, against_vllm=address)
 
 
+def test_the_servers_dtype_is_named_or_float32(proved: Proved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of plain weights float32 is expected; a server that is said to run bfloat16 may round. The report says which."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": query, "document": document}) + "\n" for query, document in PAIRS))
+    arguments = ["verify", str(proved.source), str(proved.output), "--pairs", str(pairs), "--backend", "jax"]
+    with answering(proved.models(), proved.changed(lambda score: score * 1.01)) as (url, _):
+        assert main([*arguments, "--against-vllm", url]) == 1
+        assert "the server runs float32 (expected of a proof; --server-dtype names another)" in capsys.readouterr().out
+        assert main([*arguments, "--against-vllm", url, "--server-dtype", "bfloat16"]) == 0
+        said = capsys.readouterr().out
+        assert "the server runs bfloat16 (--server-dtype): 3.12% of the largest score, what it rounds over 2 layers" in said
+        assert main([*arguments, "--against-vllm", url, "--server-dtype", "float16"]) == 1
+
+
 def test_contradictions_are_usage_errors(proved: Proved, tmp_path: Path) -> None:
     """Without scores, or with several labels, there is nothing that /score could be compared with."""
     with pytest.raises(UsageError, match="--structure-only"):
         jaxconv.verify(proved.source, proved.output, structure_only=True, against_vllm="http://x")
+    with pytest.raises(UsageError, match="--server-dtype 'half' is unknown; expected one of: float32, bfloat16, float16"):
+        jaxconv.verify(proved.source, proved.output, against_vllm="http://x", server_dtype="half")
+    with pytest.raises(UsageError, match="--against-vllm"):
+        jaxconv.verify(proved.source, proved.output, server_dtype="float32")
     labels = converted(proved.source, tmp_path, method="no_post_processing")
     with pytest.raises(UsageError, match="has 2, which /score"):
         jaxconv.verify(proved.source, labels, against_vllm="http://x")

@@ -29,6 +29,7 @@ COMPANIONS: Mapping[str, Mapping[str, str]] = {
     "quantize_config.json": {key: key for key in ("bits", "group_size", "zero_point", "version")},
 }
 SERVING_DTYPES = ("float16", "bfloat16")
+TENSOR_LIST: str | None = None
 
 LIST = "modules_to_not_convert"
 WORDS = frozenset({"I32"})

@@ -21,6 +21,7 @@ NAME = "compressed-tensors"
 METHODS = frozenset({"compressed-tensors", "compressed_tensors"})
 COMPANIONS: Mapping[str, Mapping[str, str]] = {}
 SERVING_DTYPES = ("float32", "float16", "bfloat16")
+TENSOR_LIST: str | None = None
 
 # The class that a target may name instead of modules, by the kind of a parameter. vLLM's classes contain these words.
 CLASSES = {"linear": "Linear", "embedding": "Embedding"}

@@ -20,6 +20,7 @@ NAME = "fp8"
 METHODS = frozenset({"fp8"})
 COMPANIONS: Mapping[str, Mapping[str, str]] = {}
 SERVING_DTYPES = ("float16", "bfloat16")
+TENSOR_LIST: str | None = None
 
 # vLLM reads the first that is not empty, transformers the second unless it is absent.
 LISTS = ("ignored_layers", "modules_to_not_convert")

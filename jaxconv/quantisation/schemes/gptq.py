@@ -27,6 +27,7 @@ COMPANIONS: Mapping[str, Mapping[str, str]] = {
     "quantize_config.json": {key: key for key in ("bits", "group_size", "sym", "desc_act", "checkpoint_format")}
 }
 SERVING_DTYPES = ("float16", "bfloat16")
+TENSOR_LIST: str | None = None
 
 # v1 stores each zero point less one, v2 as it is.
 FORMATS = ("gptq", "gptq_v2")

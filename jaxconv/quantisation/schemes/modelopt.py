@@ -21,6 +21,7 @@ METHODS = frozenset({"modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxf
 COMPANION = "hf_quant_config.json"
 COMPANIONS: Mapping[str, Mapping[str, str]] = {COMPANION: {"quantization.quant_algo": "quant_algo"}}
 SERVING_DTYPES = ("float16", "bfloat16")
+TENSOR_LIST: str | None = None
 
 MIXED = "MIXED_PRECISION"
 # vLLM 0.32 reads only the first of a flat config, 0.33 the second too.

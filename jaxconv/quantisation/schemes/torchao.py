@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jaxconv.checkpoint import TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.parameter import Parameter
+from jaxconv.json_files import parse_json
 from jaxconv.quantisation.consumers import Consumer, consumers
 from jaxconv.quantisation.json_values import JsonObject, flag, pair, section, strings, with_entry
 from jaxconv.quantisation.layouts import FLOATS, FP8, INT8, CodesTimesScales, grid, matrix_of
@@ -21,6 +22,7 @@ NAME = "torchao"
 METHODS = frozenset({"torchao"})
 COMPANIONS: Mapping[str, Mapping[str, str]] = {}
 SERVING_DTYPES = ("float32", "float16", "bfloat16")
+TENSOR_LIST = "tensor_names"
 
 LIST = "modules_to_not_convert"
 PLAIN = "Tensor"
@@ -106,6 +108,7 @@ def open(config: JsonObject, source: Source) -> Torchao:
             "quantization_config says torchao, and the files hold no metadata of torchao, which names the kind of each "
             "tensor. Get the checkpoint again, or save it with transformers 5 and torchao 0.15 or newer."
         )
+    _check_list(source.metadata)
     strings(config, LIST)
     flag(config, "include_input_output_embeddings", False)
     default = section(section(config, "quant_type") or {}, "default") or {}
@@ -125,6 +128,16 @@ def keep_score_plain_in(companion: str, content: JsonObject) -> JsonObject | Non
         content: Not used.
     """
     return None
+
+
+def _check_list(metadata: Mapping[str, str]) -> None:
+    """Raises `SourceError` unless the metadata lists the tensors: vLLM leaves out what is not listed."""
+    names = parse_json(metadata.get(TENSOR_LIST, "null"), f"{TENSOR_LIST} of the metadata", "Get the checkpoint again.")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise SourceError(
+            f"The metadata of the weight files has {names!r:.80} as {TENSOR_LIST}; expected a list of the tensors' names, "
+            "without which torchao's readers load nothing. Get the checkpoint again, or save it with torchao 0.15 or newer."
+        )
 
 
 def _described(name: str, text: str) -> JsonObject | None:
