@@ -31,6 +31,7 @@ from jaxconv.quantisation.jax_trees import DTYPE, WIDE, QuantisedTree, open_quan
 from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisation_of, with_plain_head
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
+from jaxconv.sources.assets import check_processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,9 @@ def read_model(
     layout, checkpoint = to_hf(opened, defaults, options.layout, family.head.embedding)
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
+    if family.composite is not None:
+        _check_plain_source(family, layout, quantised, options)
+        check_processor(source.assets)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = checkpoint.tensors.values()
@@ -162,6 +166,20 @@ def read_model(
         head_record=head_record,
         dequantised=tree,
     )
+
+
+def _check_plain_source(family: Family, layout: str, quantised: Quantised | None, options: ReadOptions) -> None:
+    """Raises `RefusedError` for sources with pictures whose conversion is not proven."""
+    causes = {
+        f"the layout {layout}": layout != "hf",
+        "an adapter": options.adapter is not None,
+        "packed weights": quantised is not None,
+    }
+    for cause in (cause for cause, found in causes.items() if found):
+        raise RefusedError(
+            f"{family.architecture} reads pictures beside text, and such a source is converted from a plain Hugging Face "
+            f"checkpoint; this one has {cause}. Write it as one first (merge_and_unload and save_pretrained for an adapter)."
+        )
 
 
 def _quantised_tree(opened: Checkpoint, options: ReadOptions) -> QuantisedTree | None:

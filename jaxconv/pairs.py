@@ -51,6 +51,11 @@ def _row(line: bytes | str, where: str) -> JsonDict:
         raise UsageError(f"{where} is not UTF-8 ({error}). Save the file as UTF-8.") from None
     except SourceError as error:
         raise UsageError(str(error)) from None
+    if isinstance(row, dict) and any(isinstance(row.get(side), dict | list) for side in ("query", "document")):
+        raise UsageError(
+            f"{where} has an object where a text is expected. jaxconv does not score pictures yet, in JAX or PyTorch: give "
+            "pairs of text, and ask vLLM for pictures; the output's README.md has the requests."
+        )
     if not isinstance(row, dict) or not isinstance(row.get("query"), str) or not isinstance(row.get("document"), str):
         raise UsageError(f"{where} is not a pair; expected {EXPECTED}")
     try:

@@ -6,24 +6,27 @@ Reads headers, config and tokenizer; no tensor data, no framework.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import PROOF
+from jaxconv.families import PROOF, text_config
 from jaxconv.head import METHODS, Affine, Method, affine
 from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
+from jaxconv.presets.known_prompt import prompt_for
+from jaxconv.presets.pixel_limits import pixels_to_serve
 from jaxconv.presets.recorded_prompt import recorded_prompt
 from jaxconv.quantisation.reading import activation_dtype, cannot_cast
 from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.text.chat_templates import displaced_templates
 from jaxconv.text.pad_token import PadToken
-from jaxconv.text.prompt import PLAIN, Prompt, user_prompt, vllm_template
+from jaxconv.text.pictures import picture_mark
+from jaxconv.text.prompt import Prompt
 from jaxconv.text.prompt_fit import fit_prompt
 from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
@@ -68,6 +71,7 @@ class Plan:
         named_template: The template for sentence-transformers; None if transformers has no class of the family.
         chat_templates: Files of their own for chat templates that only tokenizer_config.json holds, by name.
         licence: The licence keys in the header of the source's card.
+        pixels: The least and most pixels of a picture that a server has to be told.
         preset: The name of the preset.
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
@@ -88,6 +92,7 @@ class Plan:
     named_template: str | None
     chat_templates: Mapping[str, bytes]
     licence: Mapping[str, str]
+    pixels: tuple[int, int] | None = None
     preset: str | None = None
     preset_origin: str | None = None
     dtype: str | None = None
@@ -133,10 +138,11 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         raise _tokens_unknown(model.family.architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
     files = read_copied(assets)
-    prompt = prompt_for(preset, options.template, vocabulary.special_tokens)
+    picture = picture_mark(model.family, model.config, vocabulary)
+    prompt = prompt_for(preset, options.template, vocabulary.special_tokens, picture)
     note = None
     if not prompt.known:
-        recorded_one, note = recorded_prompt(model.source, files, vocabulary.special_tokens)
+        recorded_one, note = recorded_prompt(model.source, files, vocabulary.special_tokens, parts=picture is not None)
         prompt = recorded_one or prompt
     fitted = fit_prompt(prompt, vocabulary, model.lm_head.weight.shape[0])
     return Plan(
@@ -152,6 +158,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         named_template=fitted.named_template if model.family.transformers_seq_cls else None,
         chat_templates=displaced_templates(files),
         licence=read_licence(assets),
+        pixels=pixels_to_serve(preset, files),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
         dtype=_dtype(options.dtype, model),
@@ -161,25 +168,9 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     )
 
 
-def prompt_for(preset: Preset | None, template: str | None, special_tokens: Mapping[str, str] | None = None) -> Prompt:
-    """The prompt of a user's template text or of a preset; without both the plain pair, marked as not known.
-
-    Args:
-        preset: The preset of the source.
-        template: The text of a template file.
-        special_tokens: The special tokens by name that a template may read.
-    """
-    if template is not None:
-        return replace(user_prompt(template, special_tokens or {}), origin="--template", written=template)
-    if preset is None or preset.template is None:
-        return Prompt(vllm_template(PLAIN), known=False)
-    text = vllm_template(preset.template, preset.instruction)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat, origin="preset")
-
-
 def on_the_fly_keys(config: JsonObject) -> list[str]:
-    """Keys of a `config` that would make vLLM convert a converted checkpoint again."""
-    return [key for key in ON_THE_FLY if key in config]
+    """Keys of a `config` that would make vLLM convert a converted checkpoint again; it looks in `text_config` too."""
+    return [key for key in ON_THE_FLY if key in config or key in text_config(config)]
 
 
 def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from jaxconv.activation import activate
 from jaxconv.arguments import checked
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
 from jaxconv.errors import SourceError, UsageError
+from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
@@ -243,7 +244,7 @@ class Scorer:
 
 def _max_length(directory: Path, config: JsonObject) -> int:
     """The longest prompt in tokens: the smallest limit of the model, the tokenizer and the preset."""
-    limits = [config.get("max_position_embeddings") or DEFAULT_LENGTH]
+    limits = [text_config(config).get("max_position_embeddings") or DEFAULT_LENGTH]
     for name, key in (("tokenizer_config.json", "model_max_length"), ("jaxconv.json", "max_length")):
         limits.append((read_optional_object(directory / name) or {}).get(key))
     return int(min(limit for limit in [*limits, sys.maxsize] if isinstance(limit, int | float) and limit >= 1))

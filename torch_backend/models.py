@@ -167,7 +167,7 @@ def _batches(token_ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         yield batch
 
 
-class _LazyTensor:
+class LazyTensor:
     """A tensor that transformers reads (`tensor[...]`) when it is placed. Reads never overlap."""
 
     lock = threading.Lock()
@@ -224,7 +224,7 @@ def _filled(
     model, info = model_class.from_pretrained(
         None,
         config=settings,
-        state_dict={name: _LazyTensor(read) for name, read in readers.items()},
+        state_dict={name: LazyTensor(read) for name, read in readers.items()},
         dtype=stored,
         output_loading_info=True,
     )
@@ -244,9 +244,10 @@ def _class_for(models: Mapping[Any, Any], config: Mapping[str, Any]) -> tuple[An
             if plain.get("attn_logit_softcapping") is not None:
                 plain["attn_implementation"] = "eager"  # older releases take sdpa, which leaves the cap out
             settings = transformers.CONFIG_MAPPING[str(candidate["model_type"])].from_dict(plain)
-            if type(settings) in models:
-                model_class = models[type(settings)]
-                return settings, model_class[0] if isinstance(model_class, tuple) else model_class
+            for part in (settings.get_text_config(), settings):  # old composites have no text_config
+                if type(part) in models:
+                    model_class = models[type(part)]
+                    return part, model_class[0] if isinstance(model_class, tuple) else model_class
     raise ModelError(
         unsupported(config)
         or f"transformers {transformers.__version__} has no such model of model_type {config.get('model_type')!r}."

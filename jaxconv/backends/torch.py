@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype
 from jaxconv.checkpoint import Array, Checkpoint, Packed, mapped
 from jaxconv.errors import SourceError, UsageError
+from jaxconv.families import score_layer
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.models.token_ids import check_token_ids
 from jaxconv.quantisation.reading import plain_classifier
@@ -53,15 +54,14 @@ class TorchBackend:
             raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
         config = read_object(directory / "config.json", "the model's configuration")
         checkpoint = open_checkpoint(directory)
-        if "score.weight" not in checkpoint.tensors:
+        score = score_layer(checkpoint.tensors)
+        if score is None:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
         checkpoint, config = plain_classifier(checkpoint, config, directory)
         readers, packed = _readers(checkpoint), _packed(checkpoint)
-        bias = readers.pop("score.bias", None)
+        weight, bias = readers.pop(f"{score}.weight"), readers.pop(f"{score}.bias", None)
         with _errors(directory):
-            model = TorchClassifier(
-                config, readers, readers.pop("score.weight")(), None if bias is None else bias(), self.device, dtype, packed
-            )
+            model = TorchClassifier(config, readers, weight(), None if bias is None else bias(), self.device, dtype, packed)
         return _CheckedClassifier(model)
 
     def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
@@ -77,10 +77,14 @@ class TorchBackend:
         self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
     ) -> Array:
         """The logits of `answers` that transformers computes after `token_ids`, from `checkpoint` and its `config`."""
+        from torch_backend.composites import load_composite, reads_pictures
         from torch_backend.models import causal_logits, load_causal_lm
 
         with _errors(checkpoint.path):
-            model = load_causal_lm(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
+            if reads_pictures(config):
+                model = load_composite(config, _readers(checkpoint), self.device)
+            else:
+                model = load_causal_lm(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
             check_token_ids([*token_ids, answers], _embedding_rows(model))
             return causal_logits(model, token_ids, answers)
 

@@ -6,6 +6,8 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from jaxconv.bundle.pictures import processor_flag
+from jaxconv.bundle.pictures import requests as picture_requests
 from jaxconv.bundle.quantisation import ONLINE, readers, transformers_reads
 from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
 from jaxconv.plan import Plan
@@ -151,7 +153,7 @@ def card(plan: Plan) -> str:
         base=_yaml({"base_model": source}) if source else "",
         licence=_yaml(plan.licence),
         title=(source or plan.model.family.architecture).split("/")[-1],
-        requests=RANKING if plan.num_labels == 1 else LABELS,
+        requests=(RANKING if plan.num_labels == 1 else LABELS) + picture_requests(plan),
         serve=serve_command(plan, "."),
         serving=_serving(plan),
         quantisation=f"\n{ONLINE}\n" if plan.model.packed is None else "",
@@ -182,7 +184,9 @@ def serve_command(plan: Plan, folder: str) -> str:
     packed = plan.model.packed
     takes_float32 = packed is None or "float32" in packed.quantised.serving_dtypes
     dtype = " --dtype float32" if plan.output_dtype == "float32" and takes_float32 else ""
-    return f"vllm serve {shlex.quote(folder)} --runner pooling{dtype} --chat-template {shlex.quote(template)}"
+    return f"vllm serve {shlex.quote(folder)} --runner pooling{dtype} --chat-template {shlex.quote(template)}" + (
+        processor_flag(plan)
+    )
 
 
 def _score(plan: Plan) -> str:
@@ -200,7 +204,12 @@ def _serving(plan: Plan) -> str:
         marks = " and ".join(code_span(mark) for mark in plan.special_tokens if mark)
         notes += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
-    return notes + (LENGTH.format(length=length) if length is not None else "")
+    limit = "" if length is None else LENGTH.format(length=length)
+    if plan.model.family.composite is not None:
+        limit = limit.replace(
+            "do CrossEncoder and `jaxconv score` here, which shorten", "does `jaxconv score` here, which shortens"
+        )
+    return notes + limit
 
 
 def _kept(plan: Plan) -> str:

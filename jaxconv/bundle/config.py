@@ -22,7 +22,7 @@ def output_config(plan: Plan) -> JsonDict:
         labels = [token.text for token in plan.tokens]
     config = {key: value for key, value in source_config(plan).items() if key not in DROPPED}
     config.update(
-        architectures=[plan.model.family.target_architecture],
+        architectures=list(plan.model.family.architectures),
         id2label={str(number): label for number, label in enumerate(labels)},
         label2id={label: number for number, label in enumerate(labels)},
         use_sep_token=plan.use_sep_token,
@@ -31,6 +31,8 @@ def output_config(plan: Plan) -> JsonDict:
         torch_dtype=plan.output_dtype,
     )
     config.pop("sentence_transformers", None)
+    if isinstance(config.get("text_config"), dict):  # vLLM looks for its own keys there too
+        config["text_config"] = {key: value for key, value in config["text_config"].items() if key not in ON_THE_FLY}
     if plan.activation in TORCH_CLASSES:
         config["sentence_transformers"] = {"activation_fn": TORCH_CLASSES[plan.activation]}
     if plan.num_labels > 1 and plan.activation == "sigmoid":

@@ -7,7 +7,8 @@ transformers, and their conversions have to be proven (`by_proof.py`).
 from __future__ import annotations
 
 from jaxconv.families.by_proof import PROOF, check_proof_can_run
-from jaxconv.families.family import Family, HeadNames, LogitTransform, text_config
+from jaxconv.families.family import Family, HeadNames, LogitTransform, score_layer, text_config
+from jaxconv.families.multimodal import COMPOSITES, language_model
 from jaxconv.families.parameter import Parameter
 from jaxconv.families.recognition import family_for
 from jaxconv.families.table import FAMILIES
@@ -15,7 +16,7 @@ from jaxconv.families.table_family import num_experts, with_defaults
 from jaxconv.families.tensors import LmHead, Rows, check_backbone, disagreement, find_lm_head, tie_word_embeddings
 
 __all__ = [
-    "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "Rows", "check_backbone",
-    "check_proof_can_run", "disagreement", "family_for", "find_lm_head", "num_experts", "text_config", "tie_word_embeddings",
-    "with_defaults",
+    "COMPOSITES", "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "Rows",
+    "check_backbone", "check_proof_can_run", "disagreement", "family_for", "find_lm_head", "language_model", "num_experts",
+    "score_layer", "text_config", "tie_word_embeddings", "with_defaults",
 ]  # fmt: skip

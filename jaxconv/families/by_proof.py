@@ -48,6 +48,8 @@ class ProofFamily:
     built: BuiltModel
     names: Names
     by_proof: bool = True
+    composite: None = None
+    towers: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -58,6 +60,11 @@ class ProofFamily:
     def target_architecture(self) -> str:
         """The class of the classifier: vLLM goes by the suffix."""
         return self.built.architecture.removesuffix(SUFFIX) + "ForSequenceClassification"
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The `architectures` of the output."""
+        return (self.target_architecture,)
 
     @property
     def transformers_seq_cls(self) -> bool:

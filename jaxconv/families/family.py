@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jaxconv.families.parameter import Parameter
+from jaxconv.families.row import Composite
 from jaxconv.json_files import JsonObject
 
 
@@ -54,6 +55,21 @@ class Family(Protocol):
     @property
     def target_architecture(self) -> str:
         """The class of the classifier, as vLLM names it."""
+        ...
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The `architectures` of the output: `target_architecture`, or what keeps the pictures of a composite in vLLM."""
+        ...
+
+    @property
+    def composite(self) -> Composite | None:
+        """How the family reads pictures beside text; None for a family of text."""
+        ...
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """What the names of tensors begin with that are copied unread."""
         ...
 
     @property
@@ -108,6 +124,18 @@ class Family(Protocol):
     def passes_through(self, name: str) -> bool:
         """Whether the tensor `name`, which `parameters` does not list, is copied unread, as those of a vision tower are."""
         ...
+
+
+def score_layer(names: Collection[str]) -> str | None:
+    """What a classifier's score layer is called, without `.weight`.
+
+    Args:
+        names: The names of its tensors.
+
+    Returns:
+        The name; None if there is no such layer.
+    """
+    return next((layer for layer in ("score", "language_model.score") if f"{layer}.weight" in names), None)
 
 
 def text_config(config: JsonObject) -> JsonObject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxconv.errors import RefusedError
 from jaxconv.families.by_proof import proof_family
 from jaxconv.families.family import Family, text_config
+from jaxconv.families.multimodal import COMPOSITES, composite_row
 from jaxconv.families.refusals import REFUSED
 from jaxconv.families.row import Row
 from jaxconv.families.table import FAMILIES
@@ -31,6 +32,9 @@ def family_for(config: JsonObject) -> Family:
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     _refuse(config, architecture)
+    composite = _composite(config, architecture)
+    if composite is not None:
+        return composite
     for model_type in (config.get("model_type"), text.get("model_type")):
         row = FAMILIES.get(model_type) if isinstance(model_type, str) else None
         if row is not None:
@@ -42,6 +46,30 @@ def family_for(config: JsonObject) -> Family:
             f"{family.model_type} with architecture {architecture!r} is not known; expected {family.architecture}."
         )
     return family
+
+
+def _composite(config: JsonObject, architecture: object) -> Family | None:
+    """The family of a config that has pictures beside text; None for a text model, that of a composite included.
+
+    Raises:
+        RefusedError: It is not one that jaxconv knows.
+    """
+    model_type, text_type = str(config.get("model_type")), str(text_config(config).get("model_type"))
+    composite = COMPOSITES.get(model_type)
+    if composite is not None and architecture in (None, composite.architecture):
+        if text_type not in composite.texts:
+            raise RefusedError(
+                f"{composite.architecture} has a language model of model_type {text_type!r}; expected one of: "
+                f"{', '.join(composite.texts)}."
+            )
+        row = composite_row(composite, composite.texts[text_type])
+        return TableFamily(model_type, row, row.spellings[0], composite=composite)
+    if composite is None and isinstance(config.get("vision_config"), dict) and not _is_causal_lm(architecture):
+        raise RefusedError(
+            f"{architecture or model_type} reads pictures beside text (vision_config), and jaxconv has no row for model_type "
+            f"{model_type!r}: where vLLM looks for its score row is not known. Known: {', '.join(COMPOSITES)}."
+        )
+    return None
 
 
 def _refuse(config: JsonObject, architecture: object) -> None:
@@ -66,8 +94,12 @@ def _bidirectional(config: JsonObject) -> bool:
     return config.get("is_causal") is False or bool(config.get("use_bidirectional_attention"))
 
 
+def _is_causal_lm(architecture: object) -> bool:
+    return str(architecture).endswith("ForCausalLM")
+
+
 def _require_causal_lm(architecture: object) -> None:
-    if architecture is not None and not str(architecture).endswith("ForCausalLM"):
+    if architecture is not None and not _is_causal_lm(architecture):
         raise RefusedError(f"config.json has architecture {architecture!r}; expected one that ends in ForCausalLM. {KNOWN}")
 
 

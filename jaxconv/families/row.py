@@ -38,6 +38,33 @@ class Spelling:
 
 
 @dataclass(frozen=True, slots=True)
+class Composite:
+    """A family that reads pictures beside text: the language model of another row, and towers that are copied unread.
+
+    Attributes:
+        architecture: The class with the LM head.
+        texts: The model_type of the language model -> the row that has its tensors. Old files of some families have no
+            `text_config`; then it is the family's own.
+        spellings: How files name the parts; the first is the one that transformers writes. `score` is where vLLM looks for
+            the row: on the outer model, or on the language model where vLLM makes that by its own registry.
+        architectures: The entries of `architectures` by which vLLM makes a classifier that keeps the pictures.
+        tied: What an absent tie_word_embeddings means.
+        tied_at_top: Whether an absent flag at the top of config.json means that, whatever `text_config` says.
+        defaults: What transformers takes an absent key of the language model for, where it differs from the row's.
+        picture: The text that stands for a picture in a prompt; None for the piece of the config's image token.
+    """
+
+    architecture: str
+    texts: Mapping[str, str]
+    spellings: tuple[Spelling, ...]
+    architectures: tuple[str, ...]
+    tied: bool = False
+    tied_at_top: bool = True
+    defaults: JsonObject = field(default_factory=dict)
+    picture: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One family.
 

@@ -11,7 +11,7 @@ from jaxconv.families.family import HeadNames, LogitTransform, text_config
 from jaxconv.families.kinds import parameter
 from jaxconv.families.parameter import Parameter
 from jaxconv.families.refusals import LOGIT_KEYS
-from jaxconv.families.row import Row, Shapes, Spelling
+from jaxconv.families.row import Composite, Row, Shapes, Spelling
 from jaxconv.families.table import FAMILIES
 from jaxconv.families.values import MAX_EXPERTS, MAX_LAYERS, flag, integer, number
 from jaxconv.json_files import JsonObject
@@ -56,6 +56,7 @@ class TableFamily:
     row: Row
     spelling: Spelling
     by_proof: bool = False
+    composite: Composite | None = None
 
     @property
     def architecture(self) -> str:
@@ -66,6 +67,16 @@ class TableFamily:
     def target_architecture(self) -> str:
         """The class of the classifier, as vLLM names it."""
         return self.row.target or self.row.architecture.replace("ForCausalLM", "ForSequenceClassification")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The `architectures` of the output."""
+        return (self.target_architecture,) if self.composite is None else self.composite.architectures
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """What the names of tensors begin with that are copied unread."""
+        return self.spelling.towers
 
     @property
     def transformers_seq_cls(self) -> bool:

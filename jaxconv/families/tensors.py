@@ -56,7 +56,10 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: JsonObject) -
         return known or family.passes_through(name) or family.is_left_out(name, config)
 
     findings = {
-        "missing": [name for name in expected if name not in tensors],
+        "missing": [
+            *(name for name in expected if name not in tensors),
+            *(f"{tower}*" for tower in _required_towers(family) if not any(name.startswith(tower) for name in tensors)),
+        ],
         "unexpected": [name for name in tensors if not has_a_place(name)],
         "of another shape": [
             f"{name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
@@ -67,6 +70,11 @@ def check_backbone(checkpoint: Checkpoint, family: Family, config: JsonObject) -
     if any(findings.values()):
         raise disagreement(checkpoint, family, config, findings)
     return tuple(name for name in tensors if name in expected or family.passes_through(name))
+
+
+def _required_towers(family: Family) -> tuple[str, ...]:
+    """What every checkpoint of a composite has beside its language model: without it servers would make pictures up."""
+    return () if family.composite is None else family.towers
 
 
 def disagreement(
@@ -174,6 +182,12 @@ def tie_word_embeddings(family: Family, config: JsonObject) -> tuple[bool, str]:
     for flag in flags:
         if not isinstance(flag, bool):
             raise SourceError(f"config.json has {flag!r} as {key}; expected true or false.")
+    absent = family.composite is not None and family.composite.tied_at_top and config.get(key) is None
+    if absent and flags and flags[0] is not family.head.tied:
+        raise RefusedError(
+            f"config.json has {key} {str(flags[0]).lower()} in text_config and none at the top, where {family.architecture} "
+            f"takes an absent one for {str(family.head.tied).lower()}. Set it at the top."
+        )
     if len(set(flags)) > 1:
         raise RefusedError(f"config.json has {key} {flags[0]} at the top and {flags[1]} in text_config. Make them equal.")
     return (flags[0], str(flags[0]).lower()) if flags else (family.head.tied, "absent")

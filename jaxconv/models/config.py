@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.families import num_experts, text_config, with_defaults
+from jaxconv.families import language_model, num_experts, with_defaults
 from jaxconv.families.values import MAX_LAYERS, integer
 from jaxconv.json_files import JsonObject, is_finite_number
 from jaxconv.models.config_types import check_types
@@ -76,7 +76,7 @@ def decoder_config(config: JsonObject) -> DecoderConfig:
     Raises `UsageError` for a family or option that this decoder does not run (the torch backend may), and
     `SourceError` when a number that it needs is absent.
     """
-    config = with_defaults(text_config(config))
+    config = with_defaults(language_model(config))
     check_types(config)
     kind = str(config.get("model_type"))
     if kind not in SUPPORTED:
@@ -204,7 +204,7 @@ def _ropes(
 
 def _rope(config: JsonObject, parameters: JsonObject, head_dim: int, theta: float) -> Rope:
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
-    rope_type = "longrope" if rope_type == "su" else rope_type
+    rope_type = {"su": "longrope", "mrope": "default"}.get(rope_type, rope_type)  # mrope: three streams, equal for text
     if rope_type not in ROPE_TYPES:
         raise _unsupported(f"rope type {rope_type!r}", ", ".join(ROPE_TYPES))
     partial = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0

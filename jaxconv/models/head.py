@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.errors import SourceError
+from jaxconv.families import score_layer
 from jaxconv.json_files import read_object
 from jaxconv.models.batching import Batcher
 from jaxconv.models.decoder import Decoder
@@ -70,7 +71,8 @@ class JaxClassifier:
         """
         config = read_object(directory / "config.json", "the model's configuration")
         checkpoint = open_checkpoint(directory)
-        weight, bias = (checkpoint.tensors.get(f"score.{name}") for name in ("weight", "bias"))
+        layer = score_layer(checkpoint.tensors)
+        weight, bias = (checkpoint.tensors.get(f"{layer}.{name}") for name in ("weight", "bias"))
         if weight is None:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
         checkpoint, config = plain_classifier(checkpoint, config, directory)

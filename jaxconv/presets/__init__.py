@@ -21,6 +21,7 @@ class Preset:
     `tokens` are vocabulary pieces, false first; `token_ids` the ids they must have. A preset with ids and
     no pieces takes the rows by id. `calibration` is folded only with `--calibrate`. `max_length` is the longest prompt in
     tokens that the authors' code lets through; `caveat` says where text alone cannot give that code's token ids.
+    `pixels` are the least and the most pixels that it leaves a picture.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Preset:
     instruction: str | None = None
     max_length: int | None = None
     caveat: str | None = None
+    pixels: tuple[int, int] | None = None
     refusal: str | None = None
     alternative: str | None = None
 

@@ -33,6 +33,10 @@ STRUCTURED = """\
 {%- set messages = ns.messages %}
 """
 
+# What stands for `part` of models that read pictures, whose contents may be lists of parts already.
+ONE_PART = "[part]"
+PARTS = '([part] if message["content"] is string else message["content"])'
+
 
 def has_logit_score(source: Source) -> bool:
     """Whether modules.json of a source names a LogitScore."""
@@ -42,7 +46,7 @@ def has_logit_score(source: Source) -> bool:
 
 
 def recorded_prompt(
-    source: Source, files: Mapping[str, bytes], special_tokens: Mapping[str, str]
+    source: Source, files: Mapping[str, bytes], special_tokens: Mapping[str, str], *, parts: bool = False
 ) -> tuple[Prompt | None, str | None]:
     """The prompt that sentence-transformers renders for a source, and what there is to say about it.
 
@@ -53,6 +57,7 @@ def recorded_prompt(
         source: The source.
         files: Its files beside the weights, by their path from its directory.
         special_tokens: The special tokens by name that a template may read.
+        parts: Whether contents may be lists of parts, as they are of models that read pictures.
 
     Returns:
         The prompt, or None without a record; a sentence where a template was left aside.
@@ -73,7 +78,8 @@ def recorded_prompt(
     if text is None or (name is not None and set(templates) == {DEFAULT}):
         return None, None
     structured = _object(_object(transformer, "modality_config"), "message").get("format") == "structured"
-    lines = _settings(settings) + _system_message(source) + (STRUCTURED if structured else "")
+    wrapped = STRUCTURED.replace(ONE_PART, PARTS) if parts else STRUCTURED
+    lines = _settings(settings) + _system_message(source) + (wrapped if structured else "")
     origin = f"the source's chat template {name or DEFAULT!r}"
     try:
         return replace(user_prompt(lines + text, special_tokens, origin), origin="source"), None

@@ -54,6 +54,7 @@ ASSETS = (
     AssetPattern("README.md", copy=False),
     AssetPattern("adapter_config.json", copy=False),  # tells an adapter from a model
 )
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 FETCHED = tuple(asset.pattern for asset in ASSETS)
 COPIED = tuple(asset.pattern for asset in ASSETS if asset.copy)
 
@@ -85,6 +86,15 @@ def read_copied(directory: Path) -> dict[str, bytes]:
         SourceError: A file cannot be read, or is a symbolic link that leads out of the source.
     """
     return {name: read_asset(directory, name) for name in copied_names(directory)}
+
+
+def check_processor(directory: Path) -> None:
+    """Raises `SourceError` if `directory` lacks the files that say how pictures are cut up; nobody serves without them."""
+    if not any((directory / name).is_file() for name in PROCESSOR):
+        raise SourceError(
+            f"{directory} has neither {' nor '.join(PROCESSOR)}, which say how pictures are read. Copy the processor's files "
+            "from the model that it was trained from."
+        )
 
 
 def read_asset(directory: Path, name: str) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jaxconv.errors import RefusedError, UsageError
 from jaxconv.json_files import JsonDict
+from jaxconv.text.pictures import side_macro
 
 # Brings what vLLM passes (messages) into the variables of a prompt.
 PREAMBLE = """\
@@ -28,6 +29,7 @@ PREAMBLE = """\
 {%- set query = ns.query -%}
 {%- set document = ns.document -%}
 """
+WITH_PARTS = PREAMBLE.replace('message["content"]', 'side(message["content"])')
 TEMPLATE_NAME = "score_template.jinja"
 PLAIN = "{{- query -}}{{- document -}}"  # what vLLM does without a template
 # What apply_chat_template hands to a template that reads messages, and vLLM's field `instruction` of a request.
@@ -79,12 +81,13 @@ class Prompt:
     written: str | None = None
 
 
-def vllm_template(body: str, instruction: str | None = None) -> str:
+def vllm_template(body: str, instruction: str | None = None, picture: str | None = None) -> str:
     """A template over `query`, `document` and `instruction` as one over messages that renders the same characters.
 
     Args:
         body: The template. Every newline at its end counts: a file's last one has been taken away.
         instruction: The default of the variable `instruction`.
+        picture: The text that stands for a picture, of models that read pictures: then sides may be lists of parts.
 
     Returns:
         The template over messages. One that reads `messages` itself is returned as it is.
@@ -94,11 +97,12 @@ def vllm_template(body: str, instruction: str | None = None) -> str:
 
         if "messages" in undeclared_variables(body)[0]:
             return body
-    return _behind_preamble(body, instruction)
+    return _behind_preamble(body, instruction, picture)
 
 
-def _behind_preamble(body: str, instruction: str | None) -> str:
+def _behind_preamble(body: str, instruction: str | None, picture: str | None) -> str:
     """A template over `query`, `document` and `instruction`, which the preamble sets."""
+    preamble = PREAMBLE if picture is None else side_macro(picture) + WITH_PARTS
     default = ""
     if instruction is not None:
         default = "{%- set instruction = instruction | default(" + json.dumps(instruction, ensure_ascii=False) + ") -%}\n"
@@ -109,18 +113,21 @@ def _behind_preamble(body: str, instruction: str | None) -> str:
     text = body.rstrip("\n")
     if text.endswith(("%}", "#}")):  # Jinja takes away the newline after a block
         ending = '{{ "" }}' if body != text else ""
-        return PREAMBLE + default + start + body + ending
+        return preamble + default + start + body + ending
     newlines = len(body) - len(text)
-    return PREAMBLE + default + start + text + ("{{ " + json.dumps("\n" * newlines) + " }}" if newlines else "")
+    return preamble + default + start + text + ("{{ " + json.dumps("\n" * newlines) + " }}" if newlines else "")
 
 
-def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--template") -> Prompt:
+def user_prompt(
+    text: str, special_tokens: Mapping[str, str], origin: str = "--template", picture: str | None = None
+) -> Prompt:
     """The prompt of a template that somebody else wrote, checked.
 
     Args:
         text: The file's text. Jinja drops one newline at the end of a template, so a file's last newline is not content.
         special_tokens: The special tokens by name that transformers hands to a template ("bos_token" -> "<s>").
         origin: What the template is called in messages.
+        picture: The text that stands for a picture, of models that read pictures.
 
     Raises:
         RefusedError: The template reads a variable that nobody sets, or leaves the query or the document out.
@@ -133,7 +140,7 @@ def user_prompt(text: str, special_tokens: Mapping[str, str], origin: str = "--t
     over_pairs = [{**special_tokens, "query": query, "document": document} for query, document in pairs]
     over_pairs.append({**over_pairs[0], "instruction": "Judge"})
     fixed = NO_GENERATION_PROMPT + text
-    wrapped = _behind_preamble(text.removesuffix("\n"), None)
+    wrapped = _behind_preamble(text.removesuffix("\n"), None, picture)
     notes: tuple[str, ...] = ()
     try:
         requests = [(fixed, over_messages), (text, over_pairs), (wrapped, _with_instruction(over_messages))]

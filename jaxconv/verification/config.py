@@ -39,8 +39,8 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
     """
     config, source = output.config, model.config if model.packed is None else expected_config(model.config)
     yield from _check_dropped(config, expected)
-    if config.get("architectures") != [model.family.target_architecture]:
-        yield f"config.json has architectures {config.get('architectures')}; expected ['{model.family.target_architecture}']."
+    if config.get("architectures") != list(model.family.architectures):
+        yield f"config.json has architectures {config.get('architectures')}; expected {list(model.family.architectures)}."
     yield from _check_labels(config, expected)
     score = model.family.head.score
     dtype = NUMPY_NAMES[_main_dtype(output, score)] if model.packed is None else _stated_dtype(source, output)
@@ -52,6 +52,8 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
     if flags[0] is not flags[1] or not isinstance(flags[0], bool):
         yield "config.json has no use_sep_token and use_pad_token that are both true or both false."
     yield from _check_activation(config, expected)
+    yield from _check_language_model(config)
+    source = _without_on_the_fly(source)
     for key in sorted((source.keys() | config.keys()) - set(CHECKED_APART) - set(DROPPED)):
         origin = "the source has" if model.packed is None or key != "quantization_config" else "expected"
         for name, before, after in _differences(key, source.get(key, ABSENT), config.get(key, ABSENT)):
@@ -71,6 +73,22 @@ def _check_dropped(config: JsonObject, expected: Expected) -> Iterator[str]:
         reason = f"; expected {allowed[key]!r}" if key in allowed else ", which must not be there"
         reason = " and vLLM would convert on the fly once more" if key in ON_THE_FLY else reason
         yield f"config.json has {key} {config[key]!r}{reason}."
+
+
+def _check_language_model(config: JsonObject) -> Iterator[str]:
+    """Whether keys of on-line conversion are left in `text_config`, where vLLM looks for them too."""
+    nested = config.get("text_config")
+    for key in ON_THE_FLY:
+        if isinstance(nested, dict) and key in nested:
+            yield f"config.json has text_config.{key} {nested[key]!r} and vLLM would convert on the fly once more."
+
+
+def _without_on_the_fly(config: JsonObject) -> JsonObject:
+    """A source's config without these keys in its `text_config`."""
+    nested = config.get("text_config")
+    if not isinstance(nested, dict):
+        return config
+    return {**config, "text_config": {key: value for key, value in nested.items() if key not in ON_THE_FLY}}
 
 
 def _check_labels(config: JsonObject, expected: Expected) -> Iterator[str]:

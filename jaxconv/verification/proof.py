@@ -218,6 +218,8 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
         yield f"the source's backbone was cast to {expected.dtype} before its scores were computed, as the output's was."
     if scores is not None and model.packed is not None:
         yield how_read(model, scores.quantizer)
+    if model.family.composite is not None and scores is not None:
+        yield "pairs of text were scored and no pictures; the tensors that read these are copied and were compared by bits."
     if model.dequantised is not None:
         yield how_dequantised(model)
     if scores is not None and scores.kind == "consistency":

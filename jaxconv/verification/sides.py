@@ -83,6 +83,8 @@ class Compared:
         tensors = {**backbone.tensors, name: head.weight.renamed(name)}
         if head.bias is not None:
             tensors[head.bias.name] = head.bias
+        if self.model.family.composite is not None:
+            config = {**config, "architectures": [self.model.family.architecture]}
         if self.expected.dtype is not None or self.model.dequantised is not None:
             config = _with(config, tie_word_embeddings=False)
         return dataclasses.replace(backbone, tensors=tensors), config

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jaxconv.errors import UsageError
-from jaxconv.plan import prompt_for
 from jaxconv.presets import get
+from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.text.prompt import render
 
 QUERY, DOCUMENT = "what\nis {{ it }}?", "  a <|im_end|> document\n"

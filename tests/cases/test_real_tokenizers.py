@@ -12,8 +12,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from examples.smollm2 import checkpoint
-from jaxconv.plan import prompt_for
 from jaxconv.presets import get
+from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.text import prompt_fit
 from jaxconv.text.encoding import PairEncoder
 from jaxconv.text.prompt import user_prompt

@@ -10,11 +10,11 @@ import pytest
 
 import jaxconv
 from jaxconv.errors import RefusedError, TokenError, UsageError
-from jaxconv.families.table import FAMILIES
+from jaxconv.families import COMPOSITES, FAMILIES
 from jaxconv.head import METHODS
-from jaxconv.plan import prompt_for
 from jaxconv.presets import Preset, for_hub_id, get, presets
 from jaxconv.presets.detect import detect
+from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.sources import Source
 from jaxconv.text.prompt import render
 
@@ -28,7 +28,8 @@ def test_a_preset_is_complete(preset: Preset) -> None:
     count = len(preset.tokens) or len(preset.token_ids)
     assert preset.method in METHODS and count == (2 if preset.method == "from_2_way_softmax" else 1)
     assert not preset.tokens or not preset.token_ids or len(preset.tokens) == len(preset.token_ids)
-    assert set(preset.architectures) <= {row.architecture for row in FAMILIES.values()}
+    rows = [*FAMILIES.values(), *COMPOSITES.values()]
+    assert set(preset.architectures) <= {row.architecture for row in rows}
     assert preset.hub_ids and preset.sources and preset.evidence
     prompt = prompt_for(preset, None)
     text = render(prompt.template, "A QUERY", "A DOCUMENT")

@@ -30,6 +30,7 @@ QWEN_SYSTEM = (
 QWEN_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 QWEN_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 
+QWEN_VL_TASK = "Given a search query, retrieve relevant candidates that answer the query."
 PRISM_SYSTEM = "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
 PRISM_TASK = """Judge if the document is relevant to the query. Reply "yes" or "no".
 On "yes", also emit:
@@ -94,6 +95,38 @@ def prism(model: Path, max_length: int) -> Encode:
             f"<Query>: {query}\n<Document>: {document}{QWEN_SUFFIX}"
         )
         return list(tokenizer(text)["input_ids"])
+
+    return encode
+
+
+def qwen3_vl_parts(side: str | list[dict[str, str]]) -> str:
+    """What the script makes of a side: all pictures, then all texts, joined by nothing; NULL without either."""
+    parts = [{"type": "text", "text": side}] if isinstance(side, str) else side
+    pictures = "<|vision_start|><|image_pad|><|vision_end|>" * sum(part["type"] == "image" for part in parts)
+    texts = "".join(part["text"] for part in parts if part["type"] == "text")
+    return pictures + texts or "NULL"
+
+
+def qwen3_vl_reranker(model: Path, max_length: int) -> Callable[..., list[int]]:
+    """Qwen3VLReranker.format_mm_instruction and truncate_tokens_optimized: messages of parts through Qwen3-VL's template.
+
+    The last five ids are kept, and of the others the special tokens; the rest is cut at its end.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    special = set(tokenizer.all_special_ids)
+
+    def encode(query: str | list[dict[str, str]], document: str | list[dict[str, str]], instruction: str | None) -> list[int]:
+        text = QWEN_SYSTEM + f"<Instruct>: {instruction or QWEN_VL_TASK}"
+        text += f"<Query>:{qwen3_vl_parts(query)}" + f"\n<Document>:{qwen3_vl_parts(document)}"
+        ids = list(tokenizer(text + "<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+        front, end = ids[:-5], ids[-5:]
+        room = max_length - 5 - sum(index in special for index in front)
+        kept: list[int] = []
+        for index in front:
+            room -= index not in special
+            if index in special or room >= 0:
+                kept.append(index)
+        return [*kept, *end]
 
     return encode
 
@@ -196,6 +229,7 @@ def _unpadded(inputs: Any) -> list[int]:
 # The part of a preset's name that its authors' code serves.
 AUTHORS: dict[str, Callable[[Path, int], Encode]] = {
     "qwen3-reranker": qwen3_reranker,
+    "qwen3-vl-reranker": qwen3_vl_reranker,
     "prism": prism,
     "mxbai-rerank": mxbai,
     "bge-reranker-v2-gemma": bge,

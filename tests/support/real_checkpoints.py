@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from jaxconv.presets import Preset
+from tests.support.multimodal import composite_checkpoint
 from tests.support.real_tokenizers import tokenizer_folder
 from tests.support.tiny import tiny_checkpoint
 from tests.support.vllm_server import HEADS
@@ -20,11 +21,14 @@ REAL = {
     "MistralForCausalLM": ("mistral", "mistral"),
     "GemmaForCausalLM": ("gemma", "gemma"),
     "LlamaForCausalLM": ("llama", "llama3"),
+    "Qwen3VLForConditionalGeneration": ("qwen3_vl", "qwen"),
 }
 
 
 def real_checkpoint(folder: Path, architecture: str, **settings: Any) -> Path:
     """Writes a random model of an architecture with the real tokenizer that its rerankers have."""
+    if architecture == "Qwen3VLForConditionalGeneration":
+        return composite_checkpoint(folder, "qwen3_vl", real=True, **settings)
     family, name = REAL[architecture]
     files = tokenizer_folder(name)
     entries = Tokenizer.from_file(str(files / "tokenizer.json")).get_vocab_size()

@@ -1,0 +1,245 @@
+"""The table of families that read pictures, against transformers' own models: names, bytes, row, config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+import jaxconv
+from jaxconv.errors import RefusedError, SourceError
+from jaxconv.families import COMPOSITES, FAMILIES, family_for, find_lm_head, language_model
+from jaxconv.families.row import Spelling
+from jaxconv.readers import open_checkpoint
+from tests.support.multimodal import TINY, composite_checkpoint
+from tests.support.tiny import tokenizer
+
+NAMES = sorted(TINY)
+CHANGED = {"architectures", "id2label", "label2id", "use_sep_token", "use_pad_token", "torch_dtype", "pad_token_id",
+           "sentence_transformers"}  # fmt: skip
+FALSE, TRUE = tokenizer(False).convert_tokens_to_ids(["no", "yes"])
+
+
+def type_of(name: str) -> str:
+    """The family of an entry of `TINY`."""
+    return TINY[name].model_type or name
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a directory."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config.json of a directory."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
+
+
+def respelled(source: Path, before: Spelling, after: Spelling) -> None:
+    """Gives a checkpoint of one file the names of another generation of files."""
+    prefixes = {before.prefix: after.prefix, f"{before.head}.": f"{after.head}."}
+    prefixes |= dict(zip(before.towers, after.towers, strict=True))
+    renamed = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
+        renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    save_file(renamed, source / "model.safetensors", {"format": "pt"})
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Every tensor but the head bit for bit, the row exact in float32, and a config with only the expected differences."""
+    before, after = tensors_of(source), tensors_of(output)
+    config = config_of(source)
+    family = family_for(config).spelled_as(before)
+    head, score = family.head, f"{family.head.score}.weight"
+    assert after.keys() == (before.keys() - {head.weight}) | {score}
+    assert all(torch.equal(after[name], before[name]) for name in after if name != score)
+    rows = before.get(head.weight, before[head.embedding]).float()
+    assert after[score].dtype == torch.float32
+    assert torch.equal(after[score], (rows[TRUE] - rows[FALSE])[None])
+    made = config_of(output)
+    assert made["architectures"] == list(COMPOSITES[config["model_type"]].architectures)
+    assert made["id2label"] == {"0": "LABEL_0"} and made["use_sep_token"] is False
+    changed = {key for key in config.keys() | made.keys() if config.get(key) != made.get(key)}
+    assert changed <= CHANGED
+
+
+def test_every_row_is_tried() -> None:
+    """No row goes without a real model."""
+    assert {type_of(name) for name in NAMES} == set(COMPOSITES)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_conversion_is_exact(tmp_path: Path, name: str, tie: bool) -> None:
+    """Tied in several shards and untied in one file: names of transformers, bytes, row, config; `verify` agrees."""
+    source = composite_checkpoint(tmp_path / "source", name, tie=tie, shards=3 if tie else 1)
+    config, checkpoint = config_of(source), open_checkpoint(source)
+    family = family_for(config).spelled_as(checkpoint.tensors)
+    assert config["architectures"] == [family.architecture]
+    stored = {
+        key: ref.shape for key, ref in checkpoint.tensors.items() if not key.startswith((*family.towers, family.head.weight))
+    }
+    assert stored == {key: parameter.shape for key, parameter in family.parameters(config).items()}
+    assert find_lm_head(checkpoint, family, config).tied is tie
+    jaxconv.convert(source, tmp_path / "output", token_ids=[FALSE, TRUE], backend="numpy")
+    check_output(source, tmp_path / "output")
+    for path in source.glob("*processor*.json"):
+        assert (tmp_path / "output" / path.name).read_bytes() == path.read_bytes()
+    report = jaxconv.verify(source, tmp_path / "output", pairs=[("a query", "a document")], structure_only=True)
+    assert report.passed, report.findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_the_causal_lms(tmp_path: Path, name: str, spelling: int) -> None:
+    """Under every generation of names: transformers' causal LM with its towers, against its language model alone and JAX."""
+    source = composite_checkpoint(tmp_path / "source", name, tie=False)
+    spellings = COMPOSITES[type_of(name)].spellings
+    written = family_for(config_of(source)).spelled_as(load_file(source / "model.safetensors"))
+    before = next(entry for entry in spellings if f"{entry.prefix}embed_tokens.weight" == written.head.embedding)
+    if spellings[spelling] != before:
+        respelled(source, before, spellings[spelling])
+    jaxconv.convert(source, tmp_path / "output", token_ids=[FALSE, TRUE], backend="numpy")
+    check_output(source, tmp_path / "output")
+    report = jaxconv.verify(source, tmp_path / "output")
+    assert report.passed and report.scores is not None, report.findings
+    assert report.scores.max_abs_error <= 1e-4
+    assert any("no pictures" in note for note in report.notes)
+    scorer = jaxconv.load(tmp_path / "output", backend="torch")
+    again = scorer.score_pairs(report.scores.scored, raw=True)
+    assert again == pytest.approx([row[0] for row in report.scores.source], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_are_transformers(name: str) -> None:
+    """What an absent key of the language model means, and an absent tie_word_embeddings at the top."""
+    composite = COMPOSITES[type_of(name)]
+    theirs = AutoConfig.for_model(type_of(name))
+    assert theirs.tie_word_embeddings is composite.tied
+    for text_type, row in composite.texts.items():
+        defaults = {**FAMILIES[row].defaults, **composite.defaults}
+        text = AutoConfig.for_model(text_type).get_text_config()
+        rope = getattr(text, "rope_parameters", None) or {}
+        rope = rope.get("full_attention", rope)
+        checked = {key: getattr(text, key) for key in defaults if hasattr(text, key)} | (
+            {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope and "rope_theta" in defaults else {}
+        )
+        absent = {"sliding_window"}  # set to None where use_sliding_window is false
+        assert {key: defaults[key] for key in checked.keys() - absent} == {
+            key: checked[key] for key in checked.keys() - absent
+        }
+
+
+def test_what_is_not_known_is_refused_with_the_reason() -> None:
+    """A model of pictures without a row; a language model that was not tried; keys of on-line conversion are no refusal."""
+    with pytest.raises(RefusedError, match=r"FuyuForCausalThings reads pictures beside text.*Known: .*qwen3_vl"):
+        family_for({"model_type": "fuyu2", "architectures": ["FuyuForCausalThings"], "vision_config": {}})
+    with pytest.raises(RefusedError, match="language model of model_type 'rwkv'"):
+        family_for({"model_type": "qwen3_vl", "text_config": {"model_type": "rwkv"}})
+
+
+def test_a_text_model_with_the_names_of_a_composite_is_one() -> None:
+    """The class in `architectures` decides: Gemma3ForCausalLM with a composite's config has no towers."""
+    config = {"model_type": "gemma3", "architectures": ["Gemma3ForCausalLM"], "text_config": {"model_type": "gemma3_text"}}
+    assert family_for(config).composite is None
+
+
+@pytest.fixture(scope="module")
+def qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tied Qwen3-VL in one file."""
+    return composite_checkpoint(tmp_path_factory.mktemp("qwen3_vl") / "source", "qwen3_vl")
+
+
+def linked(source: Path, folder: Path, *left_out: str) -> Path:
+    """A directory with links to the files of another."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.name not in left_out:
+            (folder / path.name).hardlink_to(path)
+    return folder
+
+
+def test_a_source_without_its_tower_is_an_error(qwen3_vl: Path, tmp_path: Path) -> None:
+    """Servers would make one up."""
+    source = linked(qwen3_vl, tmp_path / "source", "model.safetensors")
+    kept = {k: v for k, v in load_file(qwen3_vl / "model.safetensors").items() if ".visual." not in k}
+    save_file(kept, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"1 missing \(model\.visual\.\*\)"):
+        jaxconv.convert(source, tmp_path / "out", token_ids=[FALSE, TRUE], backend="numpy")
+
+
+def test_a_source_without_a_processor_is_an_error(qwen3_vl: Path, tmp_path: Path) -> None:
+    """The message names both files."""
+    source = linked(qwen3_vl, tmp_path / "source", "preprocessor_config.json")
+    with pytest.raises(SourceError, match=r"neither preprocessor_config\.json nor processor_config\.json"):
+        jaxconv.convert(source, tmp_path / "out", token_ids=[FALSE, TRUE], backend="numpy")
+
+
+def test_keys_of_on_line_conversion_go_from_both_levels(qwen3_vl: Path, tmp_path: Path) -> None:
+    """vLLM looks in text_config too; `verify` finds one that is left."""
+    source = linked(qwen3_vl, tmp_path / "source", "config.json")
+    config = config_of(qwen3_vl)
+    stale = {"classifier_from_token": ["no", "yes"], "is_original_qwen3_reranker": True}
+    (source / "config.json").write_text(json.dumps({**config, **stale, "text_config": {**config["text_config"], **stale}}))
+    jaxconv.convert(source, tmp_path / "out", token_ids=[FALSE, TRUE], backend="numpy")
+    made = config_of(tmp_path / "out")
+    assert not stale.keys() & (made.keys() | made["text_config"].keys())
+    assert made["text_config"] == config["text_config"]
+    assert jaxconv.verify(source, tmp_path / "out", structure_only=True).passed
+    made["text_config"]["is_original_qwen3_reranker"] = True
+    (tmp_path / "out" / "config.json").write_text(json.dumps(made))
+    findings = jaxconv.verify(source, tmp_path / "out", structure_only=True).findings
+    assert any("text_config.is_original_qwen3_reranker" in finding for finding in findings)
+
+
+def test_a_changed_tower_is_found(qwen3_vl: Path, tmp_path: Path) -> None:
+    """One element of the vision tower."""
+    jaxconv.convert(qwen3_vl, tmp_path / "out", token_ids=[FALSE, TRUE], backend="numpy")
+    (path,) = (tmp_path / "out").glob("*.safetensors")
+    tensors = load_file(path)
+    tensors["model.visual.blocks.1.norm1.bias"][3] += 1
+    save_file(tensors, path, {"format": "pt"})
+    report = jaxconv.verify(qwen3_vl, tmp_path / "out", structure_only=True)
+    assert report.structure.mismatched == ("model.visual.blocks.1.norm1.bias",)
+
+
+@pytest.mark.parametrize(
+    ("top", "text", "message"),
+    [
+        (None, True, "true in text_config and none at the top"),
+        (False, True, "False at the top and True in text_config"),
+    ],
+)
+def test_flags_that_loaders_read_differently_are_refused(
+    qwen3_vl: Path, tmp_path: Path, top: bool | None, text: bool, message: str
+) -> None:
+    """Qwen3-VL's flag is the one at the top."""
+    source = linked(qwen3_vl, tmp_path / "source", "config.json")
+    config = config_of(qwen3_vl)
+    config["text_config"]["tie_word_embeddings"] = text
+    config["tie_word_embeddings"] = top
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedError, match=message):
+        jaxconv.convert(source, tmp_path / "out", token_ids=[FALSE, TRUE], backend="numpy")
+
+
+def test_what_is_not_proven_is_refused(qwen3_vl: Path, tmp_path: Path) -> None:
+    """An adapter, for one."""
+    with pytest.raises(RefusedError, match=r"reads pictures beside text.*an adapter"):
+        jaxconv.convert(qwen3_vl, tmp_path / "out", token_ids=[FALSE, TRUE], adapter=tmp_path, backend="numpy")
+
+
+def test_the_language_model_of_a_config() -> None:
+    """Its own keys and those of the composite, under the row's model type; other configs stay."""
+    config = {"model_type": "qwen3_vl", "text_config": {"model_type": "qwen3_vl_text", "rope_theta": 1e6}}
+    found = language_model(config)
+    assert found["model_type"] == "qwen3" and found["rope_theta"] == 1e6
+    assert language_model({"model_type": "qwen3"}) == {"model_type": "qwen3"}

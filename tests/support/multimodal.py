@@ -1,0 +1,147 @@
+"""Tiny random models of pictures and text, of transformers' own classes, with real tokenizers and processors' files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from tests.support.real_tokenizers import tokenizer_folder
+from tests.support.tiny import tokenizer
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 2048,
+}  # fmt: skip
+HEAD_DIM = {"head_dim": 32}
+QWEN_MARKS = {
+    "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}  # fmt: skip
+SMALL_ROWS = 320
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family in the size of a test.
+
+    Attributes:
+        text: The language model's config beside `TEXT`.
+        vision: The vision tower's config.
+        marks: The keys of the config that name a token -> the token.
+        processor: The processor's files.
+        top: Further keys of the config.
+        tokenizer: The real tokenizer.
+        rows: The rows of the embedding with it.
+        model_type: The family, where the entry's own name is another one.
+    """
+
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+    marks: Mapping[str, str]
+    processor: Mapping[str, Mapping[str, Any]]
+    top: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str = "qwen"
+    rows: int = 151936
+    model_type: str | None = None
+
+
+def _qwen_processor(patch: int, name: str, least: int, video: str, mean: float) -> dict[str, dict[str, Any]]:
+    shared = {
+        "patch_size": patch, "temporal_patch_size": 2, "merge_size": 2, "image_mean": [mean] * 3, "image_std": [0.5] * 3,
+        "processor_class": name,
+    }  # fmt: skip
+    image = {"image_processor_type": "Qwen2VLImageProcessorFast", "size": {"shortest_edge": least, "longest_edge": 1 << 20}}
+    return {
+        "preprocessor_config.json": {**shared, **image},
+        "video_preprocessor_config.json": {
+            **shared, "video_processor_type": video, "size": {"shortest_edge": 4096, "longest_edge": 1 << 20},
+        },
+    }  # fmt: skip
+
+
+TINY: Mapping[str, Tiny] = {
+    "qwen3_vl": Tiny(
+        {
+            **HEAD_DIM, "num_hidden_layers": 4,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 4, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 16,
+            "out_hidden_size": 64, "num_position_embeddings": 2304, "deepstack_visual_indexes": [0, 1, 2],
+        },
+        QWEN_MARKS,
+        _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
+}  # fmt: skip
+
+
+def composite_checkpoint(
+    folder: Path, name: str, *, tie: bool = True, shards: int = 1, seed: int = 0, real: bool = False, **top: Any
+) -> Path:
+    """Writes a random bfloat16 model of an entry of `TINY`, norms and biases away from their start values.
+
+    With `real` it has the real tokenizer, else a small one.
+    """
+    tiny = TINY[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = _add_tokenizer(folder, tiny, real)
+    config = AutoConfig.for_model(
+        tiny.model_type or name,
+        text_config={**TEXT, "vocab_size": tiny.rows if real else SMALL_ROWS, **tiny.text},
+        vision_config=dict(tiny.vision),
+        **{**tiny.top, **ids, "tie_word_embeddings": tie, **top},
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            spread = 0.1 if "norm" in parameter_name or parameter_name.endswith("bias") else 0.08
+            parameter.add_(torch.randn_like(parameter) * spread)
+    size = sum(parameter.numel() * 2 for parameter in model.parameters())
+    model.save_pretrained(folder, max_shard_size=size // shards + 1000 if shards > 1 else "5GB")
+    for file_name, settings in tiny.processor.items():
+        (folder / file_name).write_text(json.dumps(settings, indent=3))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+def _add_tokenizer(folder: Path, tiny: Tiny, real: bool) -> dict[str, int]:
+    """The tokenizer's files. Returns the ids of the marks."""
+    if real:
+        for path in tokenizer_folder(tiny.tokenizer).iterdir():
+            shutil.copyfile(path, folder / path.name)
+    else:
+        tokenizer(False).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    made = Tokenizer.from_file(str(path))
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in tiny.marks.values()])
+    made.save(str(path))
+    return {key: made.token_to_id(text) for key, text in tiny.marks.items()}
+
+
+def picture(width: int, height: int, seed: int = 0) -> bytes:
+    """A PNG of random coarse blocks, so that resizing has edges to blur."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    pixels = coarse.repeat(8, 0).repeat(8, 1)[:height, :width]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
