@@ -60,11 +60,14 @@ class Vocabulary:
             SourceError: A file is damaged.
         """
         tokenizer = self.stored
-        present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        missing = {token.content: token for token in self.settings.added_tokens if token.content not in present}
-        if not missing and not is_rebuilt(self.settings.class_name):
+        present = {token.content: _as_added_text(token) for token in tokenizer.get_added_tokens_decoder().values()}
+        changed = {token.content: token for token in self.settings.decoder_tokens if present.get(token.content) != token}
+        for token in self.settings.added_tokens:
+            if token.content not in present:
+                changed.setdefault(token.content, token)
+        if not changed and not is_rebuilt(self.settings.class_name):
             return tokenizer
-        return self._read(tuple(missing.values()), self.settings.building)[0]
+        return self._read(tuple(changed.values()), self.settings.building)[0]
 
     @property
     def stored(self) -> RustTokenizer:
@@ -178,6 +181,11 @@ class Vocabulary:
         forms = dict.fromkeys(prefix + form for form in (stem, stem.lower(), stem.title()) for prefix in PREFIXES)
         pieces = [f"{form!r} ({self.id(form)})" for form in forms if form and self.id(form) is not None]
         return f"Near pieces: {', '.join(pieces)}." if pieces else "No near pieces."
+
+
+def _as_added_text(token: RustTokenizer) -> AddedText:
+    """A `tokenizers.AddedToken` as the settings hold one."""
+    return AddedText(token.content, token.special, token.normalized, token.lstrip, token.rstrip, token.single_word)
 
 
 @lru_cache(maxsize=4)

@@ -6,8 +6,8 @@ models/auto/tokenization_auto.py, as far as a folder with a tokenizer.json goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxconv.errors import SourceError
@@ -16,6 +16,7 @@ from jaxconv.text.tokenizer_classes import ALWAYS_PLAIN, CLASS_DEFAULTS, FORCED,
 
 SETTINGS = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 # The names that every tokenizer hands to a chat template, if it has them.
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -42,6 +43,7 @@ class TokenizerSettings:
         pad_file: The file whose pad_token counts: special_tokens_map.json if it is read at all, else tokenizer_config.json.
         added_tokens: The tokens that the files name, in the order in which transformers adds those that tokenizer.json
             does not have.
+        decoder_tokens: Those of `added_tokens_decoder`, whose flags count even where tokenizer.json has the token.
         splits_special_tokens: Whether the text of a special token is tokenised like any other text.
         building: The settings that a class which builds the tokenizer anew reads.
         is_forced: Whether the class follows from the model type, whatever the files say.
@@ -51,6 +53,7 @@ class TokenizerSettings:
     special_tokens: Mapping[str, str]
     pad_file: str
     added_tokens: tuple[AddedText, ...]
+    decoder_tokens: tuple[AddedText, ...]
     splits_special_tokens: bool
     building: Building
     is_forced: bool = False
@@ -77,7 +80,8 @@ def read_settings(directory: Path, byte_level: bool = False) -> TokenizerSetting
     stored = (read_optional_object(directory / SPECIAL_TOKENS_MAP) if legacy else None) or {}
     named = {**settings, **stored}
     class_name = _class_name(directory, settings, config, byte_level)
-    added = _decoder(settings, directory)
+    decoder = _decoder(settings, directory)
+    added: list[AddedText] = []
     special_tokens = dict(CLASS_DEFAULTS.get(class_name, {}))
     others = sorted(key for key in named if key.endswith("_token") and isinstance(named[key], str))
     for name in (name for name in dict.fromkeys((*NAMES, *others)) if name in named):
@@ -96,12 +100,19 @@ def read_settings(directory: Path, byte_level: bool = False) -> TokenizerSetting
     if isinstance(extra, dict):
         texts = {name: _token(value, where) for name, value in extra.items()}
         special_tokens |= {name: token.content for name, token in texts.items() if token is not None}
+    if legacy:
+        added = [*_added_by_file(directory, {token.content for token in added}), *added]
+    named_texts = set(special_tokens.values())
+    decoder = [replace(token, special=token.special or token.content in named_texts) for token in decoder]
     pad_file = SPECIAL_TOKENS_MAP if "pad_token" in stored else SETTINGS
     splits = settings.get("split_special_tokens") is True
     space = settings.get("add_prefix_space")
     building = Building(class_name, space if isinstance(space, bool) else None, settings.get("legacy") is True)
     forced = str(config.get("model_type")) in FORCED
-    return TokenizerSettings(class_name, special_tokens, pad_file, tuple(added), splits, building, forced)
+    added = [*decoder, *added]
+    return TokenizerSettings(
+        class_name, special_tokens, pad_file, tuple(added), tuple(decoder), splits, building, forced
+    )  # fmt: skip
 
 
 def _class_name(directory: Path, settings: JsonObject, config: JsonObject, byte_level: bool) -> str:
@@ -126,6 +137,18 @@ def _decoder(settings: JsonObject, directory: Path) -> list[AddedText]:
         raise SourceError(f"{where} is {entries!r:.80}; expected an object of token ids. Save the tokenizer again.")
     tokens = [_token(entries[key], f"{key} of {where}") for key in sorted(entries, key=int)]
     return [token for token in tokens if token is not None]
+
+
+def _added_by_file(directory: Path, special: Set[str]) -> list[AddedText]:
+    """The tokens of added_tokens.json in the order of their ids, which counts without an `added_tokens_decoder`."""
+    entries = read_optional_object(directory / ADDED_TOKENS) or {}
+    for text, index in entries.items():
+        if not isinstance(index, int):
+            raise SourceError(
+                f"{text!r:.80} in {directory / ADDED_TOKENS} is {index!r:.80}; expected a token id. Save the tokenizer again."
+            )
+    texts = sorted(entries, key=lambda text: int(entries[text]))
+    return [AddedText(text, text in special, normalized=text not in special) for text in texts]
 
 
 def _token(value: object, where: str) -> AddedText | None:

@@ -218,6 +218,28 @@ def test_tokens_that_the_settings_add_are_tokens(tmp_path: Path) -> None:
     assert len(plain_prompt_ids(source, body)("", "")) == 3
 
 
+# Files beside tokenizer.json that change which pieces a text is parted into, and how the prompt begins.
+BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "other flags of a token": (
+        {**LLAMA, "added_tokens_decoder": {"2": {**_token("<|im_end|>", lstrip=True, rstrip=True), "special": True}}}, {}, "",
+    ),
+    "flags of a named token": (
+        {**LLAMA, "eos_token": "<turn>", "added_tokens_decoder": {"420": {**_token("<turn>", rstrip=True), "special": True}}},
+        {}, "<turn> ",
+    ),
+    "tokens in added_tokens.json": (LLAMA, {"added_tokens.json": {"<judge>": 420}}, "<judge>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_added_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """tokenizer_config.json changes the flags of a token that tokenizer.json has, and added_tokens.json adds some."""
+    settings, files, start = BESIDE[name]
+    source = text_source(tmp_path / "source", byte_level(), settings, kind="llama", files=files)
+    case = converted(source, tmp_path / "out", template_file(tmp_path, start + PROMPT))
+    check_scores(case, plain_prompt_ids(source, start + BODY))
+
+
 AT_SPACES = pre_tokenizers.Sequence(
     [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
 )
