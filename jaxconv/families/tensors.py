@@ -13,6 +13,14 @@ from jaxconv.families.family import Family, HeadNames, text_config
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject
 
+# What the name of a tensor without a place tells.
+UNEXPECTED = {
+    "v_head.": "v_head is the value head of TRL's training: save the model without it, as `model.pretrained_model`.",
+    "score.": "score is a classifier's head: this is one already, and the next-token logits of its words are not its score.",
+    "lm_head.bias": "lm_head.bias would shift the logits, and this family's lm_head has none.",
+}
+TOGETHER = "Check that config.json and weights belong together."
+
 QUANTISED = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_2|weight_scale_inv|weight_packed|"
     r"weight_zero_point|absmax|SCB|weight\.(absmax|quant_map|quant_state\..*))"
@@ -89,10 +97,10 @@ def disagreement(
         findings: What is wrong ("missing", "unexpected") and the tensors, of which the first are named.
     """
     listed = "; ".join(f"{len(names)} {word} ({_some(names)})" for word, names in findings.items() if names)
+    known = {meaning for name in findings.get("unexpected", ()) for word, meaning in UNEXPECTED.items() if word in name}
     return SourceError(
         f"{checkpoint.path}: config.json ({family.model_type}) and the tensors disagree: {listed}. "
-        f"{_other_model(checkpoint.tensors, family.head, text_config(config))}Check that config.json and weights belong "
-        "together."
+        f"{_other_model(checkpoint.tensors, family.head, text_config(config))}{' '.join((*sorted(known), TOGETHER))}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -40,6 +41,16 @@ class Encoded:
     special: list[bool]
 
 
+# What tokenizers were saved as before tokenizer.json.
+OLDER_FORMS = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
+
+
+def _saving(assets: Path) -> str:
+    """A command that adds tokenizer.json to `assets`."""
+    code = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(assets)!r}).save_pretrained({str(assets)!r})"
+    return f"python -c {shlex.quote(code)}"
+
+
 class Vocabulary:
     """The tokenizer of a folder, without the padding and truncation that a training run may have left in its file."""
 
@@ -47,9 +58,15 @@ class Vocabulary:
         self.assets = assets
         self.path = assets / "tokenizer.json"
         if not self.path.is_file():
+            files = [name for name in OLDER_FORMS if (assets / name).is_file()]
+            remedy = (
+                f"It has {', '.join(files)}, from which transformers makes one: {_saving(assets)}"
+                if files
+                else "Copy it there"
+            )
             raise SourceError(
-                f"{assets} has no tokenizer.json; expected one, since tokens are checked against it. "
-                "Save the tokenizer with a recent transformers, or pass --base with a folder that has it."
+                f"{assets} has no tokenizer.json; expected one, since tokens are checked against it. {remedy}, "
+                "or pass --base with a directory that has it."
             )
 
     @cached_property

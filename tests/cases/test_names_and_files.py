@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxconv
+from jaxconv.errors import SourceError
 from tests.support.text_cases import PROMPT, check_scores, converted, plain_prompt_ids, template_file, text_source
 from tests.test_adapter import trained
 
@@ -175,3 +176,19 @@ def test_an_adapter_beside_the_weights_is_said_and_not_applied(name: str, tmp_pa
     check_scores(case, plain_prompt_ids(plain, BODY), causal_lm=plain)
     for backend in ("jax", "torch"):
         assert jaxconv.verify(source, case.output, backend=backend).passed
+
+
+UNEXPECTED = {
+    "v_head.summary.weight": "value head of TRL",
+    "score.weight": "a classifier's head",
+    "lm_head.bias": "would shift the logits",
+}
+
+
+@pytest.mark.parametrize("name", UNEXPECTED)
+def test_tensors_without_a_place_are_explained(name: str, tmp_path: Path) -> None:
+    """What usually stands there is named."""
+    source = text_source(tmp_path / "source", tie_word_embeddings=False)
+    rewrite(source, lambda tensors: tensors | {name: torch.ones(32)})
+    with pytest.raises(SourceError, match=f"1 unexpected.*{UNEXPECTED[name]}"):
+        converted(source, tmp_path / "out", template_file(tmp_path, PROMPT))

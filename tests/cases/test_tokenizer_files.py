@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 import jaxconv
 from jaxconv.cli import main
-from jaxconv.errors import RefusedError, UsageError
+from jaxconv.errors import RefusedError, SourceError, UsageError
 from jaxconv.text import prompt_fit
 from tests.support.text_cases import (
     LLAMA,
@@ -166,6 +166,23 @@ def test_a_template_longer_than_the_tokenizer_keeps_is_refused(tmp_path: Path) -
     with pytest.raises(RefusedError, match=r"has \d+ tokens beside query and document, and model_max_length .* is 16"):
         converted(source, tmp_path / "out", template)
     (source / "tokenizer_config.json").write_text(json.dumps(QWEN))
+    check_scores(converted(source, tmp_path / "out", template), plain_prompt_ids(source, BODY))
+
+
+def test_a_vocabulary_without_tokenizer_json_is_refused_and_the_next_step_works(tmp_path: Path) -> None:
+    """vocab.json and merges.txt alone: the command in the message makes tokenizer.json of them."""
+    source = text_source(tmp_path / "it's a source")
+    model = json.loads((source / "tokenizer.json").read_text())["model"]
+    (source / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (source / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+    (source / "tokenizer.json").unlink()
+    template = template_file(tmp_path, PROMPT)
+    with pytest.raises(SourceError, match=r"It has vocab\.json, merges\.txt, from which transformers makes one") as refusal:
+        converted(source, tmp_path / "out", template)
+    message = str(refusal.value)
+    command = message[message.index("python -c") : message.index(", or pass --base")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", command], check=True, env={**os.environ, "PATH": path})
     check_scores(converted(source, tmp_path / "out", template), plain_prompt_ids(source, BODY))
 
 
