@@ -18,7 +18,8 @@ REMEDIES = {
 
 
 def unreadable(path: Path, error: OSError) -> SourceError:
-    """The error for the file `path`, which could not be read because of `error`."""
+    """The error for the file `path`, or the one in it that `error` names, which could not be read."""
+    path = Path(error.filename) if isinstance(error.filename, str) else path
     remedy = REMEDIES.get(error.errno or 0, "Make it a readable file.")
     return SourceError(f"{path} cannot be read: {error.strerror or error}. {remedy}")
 

@@ -23,6 +23,7 @@ from jaxconv.families import (
     tie_word_embeddings,
     with_defaults,
 )  # fmt: skip
+from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.layouts import to_hf
 from jaxconv.merge import merge_adapter
@@ -98,7 +99,8 @@ class Model:
 def read_config(source: Source) -> JsonObject:
     """The config.json of a source. Raises `SourceError` if it is missing or damaged."""
     path = source.assets / "config.json"
-    explanation = None if path.exists() else explain(source.assets)
+    with reading(path):
+        explanation = None if path.exists() else explain(source.assets)
     if explanation is not None:
         raise SourceError(explanation)
     return read_object(path, "the model's configuration")

@@ -5,10 +5,12 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+ENTRY = ("dtype", "shape", "data_offsets")
+DTYPES = {name: name for name in DTYPE_BITS}  # a name is kept once, however many tensors have it
 MAX_NUMBER = 1 << 63  # no dimension or offset is larger
 REMEDY = "Download it again."
 
@@ -50,6 +54,23 @@ def read_header(path: Path) -> Header:
     Raises:
         SourceError: The file is truncated, its header is damaged, or its tensors overlap or leave bytes unclaimed.
     """
+    with uncollected():
+        return _checked_header(path)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Leaves the collector of circular garbage aside, which would look at a million new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _checked_header(path: Path) -> Header:
     document, data_start, identity = _read_document(path)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -77,23 +98,25 @@ def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
             raw = file.read(length)
     except OSError as error:
         raise unreadable(path, error) from None
-    document = parse_json(raw, f"{path}: the header", REMEDY, _unique)
+    document = parse_json(raw, f"{path}: the header", REMEDY, _compact)
     if not isinstance(document, dict):
         raise SourceError(f"{path}: the header is a JSON {type(document).__name__}; expected an object. {REMEDY}")
     return document, 8 + length, identity
 
 
-def _unique(pairs: Pairs) -> JsonDict:
+def _compact(pairs: Pairs) -> Unchecked:
+    """An object of the header: a tensor as its three values in a row, which take a third of a dict, and others as a dict."""
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a name occurs twice")
-    return document
+    return tuple(document[key] for key in ENTRY) if document.keys() >= set(ENTRY) else document
 
 
 def _entry(path: Path, name: str, value: Unchecked) -> Entry:
     """One checked entry of a header."""
     try:
-        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+        stored, sizes, (begin, end) = value if type(value) is tuple else ()  # no other JSON value becomes a tuple
+        dtype, shape = DTYPES.get(stored, stored), tuple(sizes)
     except (TypeError, KeyError, ValueError):
         raise SourceError(f"{path}: tensor {name} lacks dtype, shape or data_offsets: {value!r:.200}. {REMEDY}") from None
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:

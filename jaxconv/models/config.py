@@ -167,7 +167,7 @@ def _layer_types(kind: str, config: JsonObject, layers: int) -> tuple[str, ...]:
 
 def _window(config: JsonObject, layer_type: str) -> int:
     window = config["sliding_window"] if layer_type == "sliding_attention" else None
-    return NO_WINDOW if window is None else int(window)
+    return NO_WINDOW if window is None else min(int(window), NO_WINDOW)
 
 
 def _moe(kind: str, config: JsonObject) -> Moe | None:

@@ -19,6 +19,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and is_finite_number(value) and value >= 0
 
 
+def _is_fraction(value: object) -> bool:
+    return is_finite_number(value) and 0 < value <= 1
+
+
 def _is_option(value: object) -> bool:
     """Whether a value can be an option of a rope scaling."""
     if isinstance(value, list):
@@ -29,6 +33,7 @@ def _is_option(value: object) -> bool:
 COUNT: Check = (_is_count, f"a whole number from 1 to {MAX_SIZE}")
 NUMBER: Check = (_is_number, "a number of zero or more")
 POSITIVE: Check = (lambda value: _is_number(value) and value != 0, "a finite number above zero")
+FRACTION: Check = (_is_fraction, "a number above zero, one at most")
 NAME: Check = (lambda value: isinstance(value, str), "a name")
 NAMES: Check = (
     lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
@@ -48,7 +53,7 @@ VALUES: Mapping[str, Check] = {
     "rope_theta": POSITIVE,
     "rope_local_base_freq": POSITIVE,
     "query_pre_attn_scalar": POSITIVE,
-    "partial_rotary_factor": POSITIVE,
+    "partial_rotary_factor": FRACTION,
     "hidden_act": NAME,
     "hidden_activation": NAME,
     "layer_types": NAMES,
@@ -61,7 +66,7 @@ LAYER_KINDS = ("full_attention", "sliding_attention")
 ROPE: Mapping[str, Check] = {
     "factor": POSITIVE,
     "rope_theta": POSITIVE,
-    "partial_rotary_factor": POSITIVE,
+    "partial_rotary_factor": FRACTION,
     "original_max_position_embeddings": POSITIVE,
     "low_freq_factor": POSITIVE,
     "high_freq_factor": POSITIVE,

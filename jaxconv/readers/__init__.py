@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import SourceError, UsageError
+from jaxconv.file_errors import reading
 from jaxconv.readers._beside import NOT_APPLIED, notes_on_neighbours
 from jaxconv.readers._directories import explain, merge_zero
 
@@ -71,6 +72,11 @@ def open_checkpoint(weights: Path | str, step: int | None = None) -> Checkpoint:
         SourceError: No reader recognises the container, or it is damaged. The message says what lies there.
         UsageError: A step was named of a container that has none.
     """
+    with reading(Path(weights)):  # a directory in it may be one that cannot be listed
+        return _opened(weights, step)
+
+
+def _opened(weights: Path | str, step: int | None) -> Checkpoint:
     for reader in readers():
         if reader.matches(weights):
             if step is not None and not reader.HAS_STEPS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.checkpoint import (
@@ -23,7 +24,7 @@ from jaxconv.checkpoint import (
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading
 from jaxconv.json_files import read_optional_object
-from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header
+from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header, uncollected
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
 
 FORMAT = "safetensors"
@@ -115,13 +116,14 @@ def read_shard(path: Path) -> Shard:
     Raises:
         SourceError: The file is damaged or cannot be read.
     """
-    header = read_header(path)
-    refs = {
-        name: file_tensor(
-            name, entry.dtype, entry.shape, Extent(path, header.data_start + entry.begin, entry.end - entry.begin)
-        )
-        for name, entry in header.tensors.items()
-    }
+    with uncollected():
+        header = read_header(path)
+        refs = {
+            name: file_tensor(
+                name, entry.dtype, entry.shape, Extent(path, header.data_start + entry.begin, entry.end - entry.begin)
+            )
+            for name, entry in header.tensors.items()
+        }
     return ShardFile(path, tuple(refs), header.identity.size, header.metadata), refs, header.identity
 
 
@@ -134,20 +136,31 @@ def file_tensor(name: str, dtype: str, shape: tuple[int, ...], extent: Extent) -
         shape: Its shape.
         extent: Where its bytes lie.
     """
+    stored = _FileTensor(name, dtype, shape, extent)
+    return TensorRef(name, dtype, shape, stored.read, stored.take, extent)
 
-    def read() -> Array:
-        return _read_array(name, dtype, shape, extent.path, extent.offset)
 
-    def take(ids: Sequence[int], axis: int) -> Array:
+@dataclass(frozen=True, slots=True)
+class _FileTensor:
+    """What reads a tensor of a file. A checkpoint may have a million, so it is smaller than two functions with closures."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    extent: Extent
+
+    def read(self) -> Array:
+        return _read_array(self.name, self.dtype, self.shape, self.extent.path, self.extent.offset)
+
+    def take(self, ids: Sequence[int], axis: int) -> Array:
         import numpy as np
 
+        name, dtype, shape, extent = self.name, self.dtype, self.shape, self.extent
         if axis:
             return map_extent(extent, dtype, shape).take(list(ids), axis)
         stride = extent.length // shape[0]
         rows = [_read_array(name, dtype, shape[1:], extent.path, extent.offset + i * stride) for i in ids]
         return np.stack(rows)
-
-    return TensorRef(name, dtype, shape, read, take, extent)
 
 
 def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> Array:

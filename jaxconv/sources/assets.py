@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jaxconv.errors import SourceError
-from jaxconv.file_errors import unreadable
+from jaxconv.file_errors import reading, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ def is_fetched(name: str) -> bool:
 
 def copied_names(directory: Path) -> list[str]:
     """The files of `directory` that an output holds byte for byte, by their path from the directory, sorted."""
-    return sorted(name for name in _files(directory) if any(fnmatch(name, pattern) for pattern in COPIED))
+    with reading(directory):
+        names = list(_files(directory))
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in COPIED))
 
 
 def _files(directory: Path) -> Iterator[str]:

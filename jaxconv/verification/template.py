@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxconv.errors import SourceError, UsageError
+from jaxconv.file_errors import reading
 from jaxconv.text.chat_environment import RenderingError
 from jaxconv.text.prompt import render
 from jaxconv.text.tokenizer import Vocabulary
@@ -32,6 +33,9 @@ def check_template(output: Output) -> Iterator[str]:
     except UnicodeDecodeError as error:
         yield f"{TEMPLATE} cannot be rendered: it is not UTF-8 ({error})."
         return
+    except OSError as error:
+        yield f"{TEMPLATE} cannot be read: {error.strerror or error}."
+        return
     missing = [word for word, text in (("query", query), ("document", document)) if text not in prompt]
     if missing:
         yield f"{TEMPLATE} renders without the {' and the '.join(missing)}."
@@ -46,7 +50,10 @@ def check_recorded_templates(output: Output) -> Iterator[str]:
         if not path.is_file():
             if name != TEMPLATE:  # which is a finding already
                 yield f"there is no {name}, which jaxconv.json records."
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            continue
+        with reading(path):
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != digest:
             yield f"{name} is not the file that the conversion wrote: its sha256 is not the one in jaxconv.json."
 
 

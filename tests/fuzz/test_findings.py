@@ -86,6 +86,7 @@ def test_a_pickle_with_sound_classes_opens(tmp_path: Path) -> None:
         ("phi3", {"sliding_window": float("inf")}),
         ("phi3", {"head_dim": -1}),
         ("phi3", {"partial_rotary_factor": {}}),
+        ("phi3", {"partial_rotary_factor": 1e308}),
         ("qwen2", {"num_attention_heads": 4096}),
         ("qwen3", {"rope_parameters": True}),
         ("qwen3_moe", {"decoder_sparse_step": []}),

@@ -21,7 +21,7 @@ from tests.fuzz.target import Target
 
 SECONDS = 5.0  # of processor time that an input may take
 PEAK = 1 << 28  # bytes that an input may add to the peak
-SPACE = 2 << 30  # bytes of address space that all inputs together may ask for
+SPACE = 4 << 30  # bytes of address space that all inputs together may ask for; blosc claims 2 GiB of it for a damaged chunk
 STATISTICS = Path("/proc/self/statm")  # on Linux
 KEPT = 3  # inputs that are saved of one place of the code
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from jaxconv.errors import JaxconvError, OutputError
+import jaxconv
+from jaxconv.errors import JaxconvError, OutputError, UsageError
 from jaxconv.writer import publish, rename
 from tests.support.conversions import command, convert, digests, names
 
@@ -248,4 +249,13 @@ def test_impossible_names_are_refused_before_anything_is_written(
 
     with pytest.raises(JaxconvError, match=message):
         convert(untied, tmp_path / name, never)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_output_is_refused(untied: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unset variable of the shell does not mean the current directory."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="OUTPUT is empty"):
+        jaxconv.convert(untied, name, token_ids=[5, 6], backend="numpy")
     assert names(tmp_path) == []
