@@ -88,10 +88,7 @@ class Layer(nnx.Module):
             return array
         zeros = self.weights[f"{name}_zero"][...] if f"{name}_zero" in self.weights else None
         numbers = dequantised(array, self.weights[f"{name}_scale"][...], zeros)
-        # Without the barrier the compiler may compute the numbers inside the product, and sum it in another order.
-        numbers = numbers.astype(self.weights["input_layernorm"][...].dtype)
-        weight: jax.Array = jax.lax.optimization_barrier(numbers)  # type: ignore[no-untyped-call]
-        return weight
+        return numbers.astype(self.weights["input_layernorm"][...].dtype)
 
     def _norm(self, x: jax.Array, name: str) -> jax.Array:
         return rms_norm(x, self._weight(name), self.config)

@@ -150,10 +150,22 @@ def open_tensors(specs: Mapping[str, JsonObject], where: str) -> dict[str, Tenso
     return tensors
 
 
+# What to do about arrays that NumPy and safetensors have no dtype for.
+FOUR_BITS = (
+    "Codes of 4 bits are not read. Convert the parameters from before quantisation (the trained checkpoint), or dequantise "
+    "in the library that wrote them (Qwix: qwix.dequantize of each array) and save the result in bfloat16."
+)
+NEXT_STEPS = {"int4": FOUR_BITS, "uint4": FOUR_BITS, "float4_e2m1fn": FOUR_BITS}
+OTHER = "Save the array as a float or integer of 8 bits or more."
+
+
 def _tensor(name: str, array: Any, where: str) -> TensorRef:
     stored = array.dtype.name
     if stored not in SAFETENSORS_NAMES:
-        raise SourceError(f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors.")
+        raise SourceError(
+            f"{where}: array {name} is of dtype {stored}; expected a number type of safetensors. "
+            f"{NEXT_STEPS.get(stored, OTHER)}"
+        )
 
     itemsize = numpy_dtype(SAFETENSORS_NAMES[stored]).itemsize
     chunk_shape = tuple(array.chunk_layout.read_chunk.shape or ())  # None of an array without dimensions

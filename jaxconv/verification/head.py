@@ -108,7 +108,7 @@ def _check_rows(rows: Array, name: str, source: SourceFiles, adapter: AdapterFil
 
     from jaxconv.checkpoint import safetensors_dtype
 
-    scaled = scaled_rows(source, ids)
+    scaled = scaled_rows(source, name, ids)
     if scaled is not None:
         if scaled.shape == rows.shape and np.array_equal(scaled, rows):
             return []

@@ -209,22 +209,22 @@ def _method(config: JsonObject) -> str:
     return str(section.get("quant_method")) if isinstance(section, dict) else ""
 
 
-def scaled_rows(source: SourceFiles, ids: Sequence[int]) -> Array | None:
+def scaled_rows(source: SourceFiles, name: str, ids: Sequence[int]) -> Array | None:
     """Rows of a head in 8 bits as float32, from the file's bytes; None where the head has no scale.
 
     Args:
         source: The source's own arrays.
+        name: The head's name, or the embedding's where they are tied.
         ids: The rows.
     """
     import numpy as np
 
-    prefix = "lm_head.weight"
-    scales = [name for name in (f"{prefix}_scale", f"{prefix}_scale_inv") if name in source.stored]
-    if not scales or prefix not in source.stored:
+    scales = [scale for scale in (f"{name}_scale", f"{name}_scale_inv") if scale in source.stored]
+    if not scales or name not in source.stored:
         return None
-    codes = _values(source.stored[prefix])
+    codes = _values(source.stored[name])
     scale = _values(source.stored[scales[0]])
-    zeros = _values(source.stored[f"{prefix}_zero_point"]) if f"{prefix}_zero_point" in source.stored else None
+    zeros = _values(source.stored[f"{name}_zero_point"]) if f"{name}_zero_point" in source.stored else None
     rows = codes[list(ids)]
     if zeros is not None:
         rows = rows - _spread(zeros, codes.shape, ids)

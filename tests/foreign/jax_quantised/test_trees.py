@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import jaxconv
+from jaxconv.cli import main
 from jaxconv.errors import JaxconvError, RefusedError
 from jaxconv.layouts import to_hf
 from jaxconv.quantisation.jax_trees import Codes, open_quantised_tree
@@ -142,8 +143,46 @@ def test_it_has_to_be_asked_for(tmp_path: Path) -> None:
 def test_codes_of_four_bits_are_refused_by_name(tmp_path: Path) -> None:
     """safetensors and NumPy have no such dtype: the array and its dtype are named."""
     case = unpack("qwix_llama_int4", tmp_path, FIXTURES)
-    with pytest.raises(JaxconvError, match=r"qvalue\S* is of dtype int4; expected"):
+    expected = r"qvalue\S* is of dtype int4; expected.*Convert the parameters from before quantisation.*qwix\.dequantize"
+    with pytest.raises(JaxconvError, match=expected):
         converted(case, tmp_path / "out")
+
+
+def test_the_next_step_for_four_bits_works(tmp_path: Path) -> None:
+    """The refused array as qwix.dequantize gives it, (code - zero point) * scale, is one that the reader takes."""
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+
+    tree = {"codes": jnp.ones((4, 4), jnp.int4), "numbers": jnp.ones((4, 4), jnp.int4).astype(jnp.bfloat16)}
+    for name, array in tree.items():
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / name, {"kernel": array})
+    with pytest.raises(JaxconvError, match="is of dtype int4"):
+        open_checkpoint(tmp_path / "codes")
+    assert open_checkpoint(tmp_path / "numbers").tensors["kernel"].dtype == "BF16"
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_commands_from_a_tree_to_its_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """convert refuses and names --dequantize, with it converts, verify proves the output and finds one that was spoiled."""
+    case = unpack(name, tmp_path, FIXTURES)
+    out, base, pairs = tmp_path / "out", str(case.original), tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": query, "document": document}) + "\n" for query, document in PAIRS))
+    convert = ["convert", str(case.weights), str(out), "--base", base, "--classifier-from-tokens", json.dumps(TOKENS)]
+    assert main(convert) == 1
+    assert "Pass --dequantize" in capsys.readouterr().err and not out.exists()
+    assert main([*convert, "--dequantize", "--backend", "numpy"]) == 0
+    assert "converted to BF16 numbers" in capsys.readouterr().out
+    verify = ["verify", str(case.weights), str(out), "--base", base, "--pairs", str(pairs)]
+    assert main([*verify, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] and report["structure"]["identical"] == report["structure"]["tensors"] > 10
+    assert report["scores"]["kind"] == "independent" and report["scores"]["max_abs_error"] <= 1e-4
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.norm.weight"] = -tensors["model.norm.weight"]
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    assert main([*verify, "--structure-only"]) == 1
+    assert "model.norm.weight" in capsys.readouterr().out
 
 
 def test_of_stacked_layers_one_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
