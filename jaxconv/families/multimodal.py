@@ -44,6 +44,14 @@ COMPOSITES: Mapping[str, Composite] = {
         defaults={"max_position_embeddings": 128000, "rope_theta": 500000.0},
         picture=QWEN_PICTURE,
     ),
+    # Qwen3_5ForSequenceClassification alone is vLLM's text model, which refuses the tower.
+    "qwen3_5": Composite(
+        "Qwen3_5ForConditionalGeneration",
+        {"qwen3_5_text": "qwen3_5_text"},
+        (Spelling("model.language_model.", towers=QWEN_TOWER),),
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForSequenceClassification"),
+        picture=QWEN_PICTURE,
+    ),
     "qwen2_5_vl": Composite(
         "Qwen2_5_VLForConditionalGeneration",
         {"qwen2_5_vl_text": "qwen2", "qwen2_5_vl": "qwen2"},

@@ -87,6 +87,22 @@ TINY: Mapping[str, Tiny] = {
         QWEN_MARKS,
         _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
     ),
+    "qwen3_5": Tiny(
+        {
+            **HEAD_DIM, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+            "linear_num_value_heads": 4, "linear_value_head_dim": 8,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 16,
+            "out_hidden_size": 64, "num_position_embeddings": 2304,
+        },
+        QWEN_MARKS,
+        _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
     "qwen2_5_vl": Tiny(
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
         {
