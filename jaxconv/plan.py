@@ -25,6 +25,7 @@ from jaxconv.sources.assets import read_copied
 from jaxconv.sources.card import read_licence
 from jaxconv.text.chat_templates import displaced_templates
 from jaxconv.text.pad_token import PadToken
+from jaxconv.text.picture_notes import picture_notes
 from jaxconv.text.pictures import picture_mark
 from jaxconv.text.prompt import Prompt
 from jaxconv.text.prompt_fit import fit_prompt
@@ -163,7 +164,13 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         preset_origin=origin,
         dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
-        warnings=(*_warnings(model, prompt, method, options), *([note] if note else []), *prompt.notes, *fitted.warnings),
+        warnings=(
+            *_warnings(model, prompt, method, options),
+            *([note] if note else []),
+            *prompt.notes,
+            *fitted.warnings,
+            *picture_notes(model.family, model.config, model.checkpoint.tensors, fitted.prompt.template),
+        ),
         machine_warnings=fitted.machine_warnings,
     )
 

@@ -110,6 +110,13 @@ NO_TRANSFORMERS = """
 transformers has no class `{architecture}`, so neither it nor CrossEncoder can load this folder; vLLM makes the class itself.
 """
 
+FOR_VLLM = """
+## transformers and sentence-transformers
+
+This folder is laid out for vLLM. For most models of pictures transformers has no classifier, and where it has one it looks
+for the score row elsewhere and makes up another: neither it nor CrossEncoder is to load this folder.
+"""
+
 WRONG_IN_TRANSFORMERS = """
 ## transformers and sentence-transformers
 
@@ -144,7 +151,9 @@ def card(plan: Plan) -> str:
             "leave it out, which keeps the order and shifts the values. The transformers block below adds it.\n"
         )
     local = TRANSFORMERS if plan.model.family.transformers_seq_cls else NO_TRANSFORMERS
-    if plan.model.family.transformers_seq_cls and not transformers_reads(plan):
+    if plan.model.family.composite is not None:
+        local = FOR_VLLM
+    elif plan.model.family.transformers_seq_cls and not transformers_reads(plan):
         local = WRONG_IN_TRANSFORMERS
     values = {"architecture": plan.model.family.target_architecture, "template": NAME, "score": _score(plan)}
     # `jaxconv score` prints one score a pair, so it takes heads of one label only.

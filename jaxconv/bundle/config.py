@@ -7,6 +7,8 @@ document), num_labels by `id2label`, `dtype` explicit (else vLLM takes float32 f
 
 from __future__ import annotations
 
+import copy
+
 from jaxconv.activation import TORCH_CLASSES
 from jaxconv.bundle.quantisation import source_config
 from jaxconv.json_files import JsonDict
@@ -20,11 +22,14 @@ def output_config(plan: Plan) -> JsonDict:
     labels = [f"LABEL_{number}" for number in range(plan.num_labels)]
     if plan.method == "no_post_processing" and plan.num_labels > 1:
         labels = [token.text for token in plan.tokens]
+    names: JsonDict = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
     config = {key: value for key, value in source_config(plan).items() if key not in DROPPED}
     config.update(
+        **names,
         architectures=list(plan.model.family.architectures),
-        id2label={str(number): label for number, label in enumerate(labels)},
-        label2id={label: number for number, label in enumerate(labels)},
         use_sep_token=plan.use_sep_token,
         use_pad_token=plan.use_sep_token,
         dtype=plan.output_dtype,
@@ -32,7 +37,9 @@ def output_config(plan: Plan) -> JsonDict:
     )
     config.pop("sentence_transformers", None)
     if isinstance(config.get("text_config"), dict):  # vLLM looks for its own keys there too
-        config["text_config"] = {key: value for key, value in config["text_config"].items() if key not in ON_THE_FLY}
+        text = {key: value for key, value in config["text_config"].items() if key not in ON_THE_FLY}
+        # and makes a row of the language model's by the number of labels that stand there
+        config["text_config"] = text | (copy.deepcopy(names) if plan.model.family.head.score != "score" else {})
     if plan.activation in TORCH_CLASSES:
         config["sentence_transformers"] = {"activation_fn": TORCH_CLASSES[plan.activation]}
     if plan.num_labels > 1 and plan.activation == "sigmoid":

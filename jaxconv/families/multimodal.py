@@ -15,15 +15,78 @@ from jaxconv.families.table import FAMILIES
 from jaxconv.json_files import JsonObject
 
 QWEN_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+INNER_SCORE = "language_model.score"
+QWEN_TOWER, OLD_QWEN_TOWER = ("model.visual.",), ("visual.",)
+LLAVA = (
+    Spelling(
+        "language_model.model.", "language_model.lm_head", INNER_SCORE, ("vision_tower.", "multi_modal_projector."),
+    ),
+    Spelling(
+        "model.language_model.", score=INNER_SCORE, towers=("model.vision_tower.", "model.multi_modal_projector."),
+    ),
+)  # fmt: skip
+DECODERS = {name: name for name in ("llama", "mistral", "qwen2", "qwen3")}
+QWEN2_VL = (
+    Spelling("model.", score=INNER_SCORE, towers=OLD_QWEN_TOWER),
+    Spelling("model.language_model.", score=INNER_SCORE, towers=QWEN_TOWER),
+)
+QWEN2_VL_DEFAULTS = {
+    "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+    "max_window_layers": 80,
+}  # fmt: skip
 
 COMPOSITES: Mapping[str, Composite] = {
     "qwen3_vl": Composite(
         "Qwen3VLForConditionalGeneration",
         {"qwen3_vl_text": "qwen3"},
-        (Spelling("model.language_model.", towers=("model.visual.",)),),
+        (Spelling("model.language_model.", towers=QWEN_TOWER),),
         ("Qwen3VLForSequenceClassification",),
         defaults={"max_position_embeddings": 128000, "rope_theta": 500000.0},
         picture=QWEN_PICTURE,
+    ),
+    # Qwen3_5ForSequenceClassification alone is vLLM's text model, which refuses the tower.
+    "qwen3_5": Composite(
+        "Qwen3_5ForConditionalGeneration",
+        {"qwen3_5_text": "qwen3_5_text"},
+        (Spelling("model.language_model.", towers=QWEN_TOWER),),
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForSequenceClassification"),
+        picture=QWEN_PICTURE,
+    ),
+    "qwen2_5_vl": Composite(
+        "Qwen2_5_VLForConditionalGeneration",
+        {"qwen2_5_vl_text": "qwen2", "qwen2_5_vl": "qwen2"},
+        QWEN2_VL,
+        ("Qwen2_5_VLForSequenceClassification",),
+        tied_at_top=False,
+        defaults=QWEN2_VL_DEFAULTS,
+        picture=QWEN_PICTURE,
+    ),
+    "qwen2_vl": Composite(
+        "Qwen2VLForConditionalGeneration",
+        {"qwen2_vl_text": "qwen2", "qwen2_vl": "qwen2"},
+        QWEN2_VL,
+        ("Qwen2VLForSequenceClassification",),
+        tied_at_top=False,
+        defaults=QWEN2_VL_DEFAULTS,
+        picture=QWEN_PICTURE,
+    ),
+    # Gemma3ForSequenceClassification alone is vLLM's text model; behind the other name it makes a classifier of that.
+    "gemma3": Composite(
+        "Gemma3ForConditionalGeneration",
+        {"gemma3_text": "gemma3_text"},
+        LLAVA,
+        ("Gemma3ForConditionalGeneration", "Gemma3ForSequenceClassification"),
+        tied=True,
+        picture="<start_of_image>",
+    ),
+    "llava": Composite(
+        "LlavaForConditionalGeneration", DECODERS, LLAVA, ("LlavaForSequenceClassification",), tied_at_top=False
+    ),
+    "internvl": Composite(
+        "InternVLForConditionalGeneration", DECODERS, LLAVA, ("InternVLForSequenceClassification",), tied=True
+    ),
+    "mistral3": Composite(
+        "Mistral3ForConditionalGeneration", DECODERS, LLAVA, ("Mistral3ForSequenceClassification",), tied=True, served=False
     ),
 }
 

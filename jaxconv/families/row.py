@@ -49,8 +49,9 @@ class Composite:
             the row: on the outer model, or on the language model where vLLM makes that by its own registry.
         architectures: The entries of `architectures` by which vLLM makes a classifier that keeps the pictures.
         tied: What an absent tie_word_embeddings means.
-        tied_at_top: Whether an absent flag at the top of config.json means that, whatever `text_config` says.
+        tied_at_top: Whether the flag at the top of config.json is the one that counts; else true in `text_config` ties too.
         defaults: What transformers takes an absent key of the language model for, where it differs from the row's.
+        served: Whether a real vLLM was run with an output of the family; else its code was read.
         picture: The text that stands for a picture in a prompt; None for the piece of the config's image token.
     """
 
@@ -61,6 +62,7 @@ class Composite:
     tied: bool = False
     tied_at_top: bool = True
     defaults: JsonObject = field(default_factory=dict)
+    served: bool = True
     picture: str | None = None
 
 

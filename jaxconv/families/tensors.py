@@ -190,12 +190,15 @@ def tie_word_embeddings(family: Family, config: JsonObject) -> tuple[bool, str]:
     for flag in flags:
         if not isinstance(flag, bool):
             raise SourceError(f"config.json has {flag!r} as {key}; expected true or false.")
-    absent = family.composite is not None and family.composite.tied_at_top and config.get(key) is None
-    if absent and flags and flags[0] is not family.head.tied:
-        raise RefusedError(
-            f"config.json has {key} {str(flags[0]).lower()} in text_config and none at the top, where {family.architecture} "
-            f"takes an absent one for {str(family.head.tied).lower()}. Set it at the top."
-        )
+    if family.composite is not None and family.composite.tied_at_top:
+        if config.get(key) is None and flags and flags[0] is not family.head.tied:
+            raise RefusedError(
+                f"config.json has {key} {str(flags[0]).lower()} in text_config and none at the top, where "
+                f"{family.architecture} takes an absent one for {str(family.head.tied).lower()}. Set it at the top."
+            )
+        flags = flags[:1]
+    elif family.composite is not None:
+        flags = [True] if True in flags else flags[:1]
     if len(set(flags)) > 1:
         raise RefusedError(f"config.json has {key} {flags[0]} at the top and {flags[1]} in text_config. Make them equal.")
     return (flags[0], str(flags[0]).lower()) if flags else (family.head.tied, "absent")

@@ -53,7 +53,7 @@ def check_config(model: Model, output: Output, expected: Expected) -> Iterator[s
         yield "config.json has no use_sep_token and use_pad_token that are both true or both false."
     yield from _check_activation(config, expected)
     yield from _check_language_model(config)
-    source = _without_on_the_fly(source)
+    source = _expected_language_model(source, config, inner=score != "score")
     for key in sorted((source.keys() | config.keys()) - set(CHECKED_APART) - set(DROPPED)):
         origin = "the source has" if model.packed is None or key != "quantization_config" else "expected"
         for name, before, after in _differences(key, source.get(key, ABSENT), config.get(key, ABSENT)):
@@ -83,12 +83,20 @@ def _check_language_model(config: JsonObject) -> Iterator[str]:
             yield f"config.json has text_config.{key} {nested[key]!r} and vLLM would convert on the fly once more."
 
 
-def _without_on_the_fly(config: JsonObject) -> JsonObject:
-    """A source's config without these keys in its `text_config`."""
-    nested = config.get("text_config")
+def _expected_language_model(source: JsonObject, config: JsonObject, *, inner: bool) -> JsonObject:
+    """A source's config with the `text_config` that the output must have.
+
+    Args:
+        source: The source's config.
+        config: The output's.
+        inner: Whether the row is the language model's, so that vLLM counts the labels there.
+    """
+    nested = source.get("text_config")
     if not isinstance(nested, dict):
-        return config
-    return {**config, "text_config": {key: value for key, value in nested.items() if key not in ON_THE_FLY}}
+        return source
+    kept = {key: value for key, value in nested.items() if key not in ON_THE_FLY}
+    labels = {key: config[key] for key in ("id2label", "label2id") if inner and key in config}
+    return {**source, "text_config": kept | labels}
 
 
 def _check_labels(config: JsonObject, expected: Expected) -> Iterator[str]:

@@ -41,6 +41,7 @@ class Tiny:
         marks: The keys of the config that name a token -> the token.
         processor: The processor's files.
         top: Further keys of the config.
+        named: The tokens that the processor asks the tokenizer for by name.
         tokenizer: The real tokenizer.
         rows: The rows of the embedding with it.
         model_type: The family, where the entry's own name is another one.
@@ -51,6 +52,7 @@ class Tiny:
     marks: Mapping[str, str]
     processor: Mapping[str, Mapping[str, Any]]
     top: Mapping[str, Any] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = "qwen"
     rows: int = 151936
     model_type: str | None = None
@@ -84,6 +86,109 @@ TINY: Mapping[str, Tiny] = {
         },
         QWEN_MARKS,
         _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
+    "qwen3_5": Tiny(
+        {
+            **HEAD_DIM, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+            "linear_num_value_heads": 4, "linear_value_head_dim": 8,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 16,
+            "out_hidden_size": 64, "num_position_embeddings": 2304,
+        },
+        QWEN_MARKS,
+        _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
+    "qwen2_5_vl": Tiny(
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+        {
+            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 14, "window_size": 112,
+            "out_hidden_size": 64, "fullatt_block_indexes": [1],
+        },
+        QWEN_MARKS,
+        _qwen_processor(14, "Qwen2_5_VLProcessor", 3136, "Qwen2VLVideoProcessor", 0.48),
+    ),
+    "qwen2_vl": Tiny(
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+        {"depth": 2, "embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2, "num_heads": 2, "patch_size": 14},
+        QWEN_MARKS,
+        _qwen_processor(14, "Qwen2VLProcessor", 3136, "Qwen2VLVideoProcessor", 0.48),
+    ),
+    "gemma3": Tiny(
+        {**HEAD_DIM, "query_pre_attn_scalar": 32, "sliding_window": 512},
+        {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56,
+            "patch_size": 14,
+        },
+        {
+            "boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>",
+            "image_token_index": "<image_soft_token>",
+        },
+        {
+            "preprocessor_config.json": {
+                "image_processor_type": "Gemma3ImageProcessor", "processor_class": "Gemma3Processor", "image_seq_length": 4,
+                "size": {"height": 56, "width": 56}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2,
+            },
+            "processor_config.json": {"processor_class": "Gemma3Processor", "image_seq_length": 4},
+        },
+        {"mm_tokens_per_image": 4},
+        {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+        tokenizer="gemma", rows=262208,
+    ),
+    "llava": Tiny(
+        {"model_type": "qwen2"},
+        {
+            "model_type": "clip_vision_model", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "projection_dim": 64,
+        },
+        {"image_token_index": "<image>"},
+        {
+            "preprocessor_config.json": {
+                "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor",
+                "size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56},
+            },
+            "processor_config.json": {
+                "processor_class": "LlavaProcessor", "patch_size": 14, "vision_feature_select_strategy": "default",
+                "image_token": "<image>", "num_additional_image_tokens": 1,
+            },
+        },
+    ),
+    "internvl": Tiny(
+        {**HEAD_DIM, "model_type": "qwen3"},
+        {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": [56, 56], "patch_size": [14, 14],
+        },
+        {"image_token_id": "<IMG_CONTEXT>"},
+        {
+            "preprocessor_config.json": {
+                "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "InternVLProcessor",
+                "size": {"height": 56, "width": 56}, "crop_to_patches": False,
+            },
+            "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+            "video_preprocessor_config.json": {
+                "video_processor_type": "InternVLVideoProcessor", "processor_class": "InternVLProcessor",
+                "size": {"height": 56, "width": 56},
+            },
+        },
+        {"image_seq_length": 4},
+        {
+            "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    ),
+    "mistral3": Tiny(
+        {**HEAD_DIM, "model_type": "mistral"},
+        {
+            "model_type": "pixtral", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 56, "patch_size": 14,
+        },
+        {"image_token_index": "[IMG]"},
+        {"processor_config.json": {"processor_class": "PixtralProcessor", "patch_size": 14, "spatial_merge_size": 2}},
     ),
 }  # fmt: skip
 
@@ -127,8 +232,12 @@ def _add_tokenizer(folder: Path, tiny: Tiny, real: bool) -> dict[str, int]:
         tokenizer(False).save_pretrained(folder)
     path = folder / "tokenizer.json"
     made = Tokenizer.from_file(str(path))
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in tiny.marks.values()])
+    marks = dict.fromkeys([*tiny.marks.values(), *tiny.named.values()])
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in marks])
     made.save(str(path))
+    if tiny.named:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "extra_special_tokens": dict(tiny.named)}))
     return {key: made.token_to_id(text) for key, text in tiny.marks.items()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import jaxconv
 from jaxconv.text.prompt import render
@@ -65,9 +66,19 @@ def reference(
 
 
 def check_served(
-    source: Path, output: Path, tmp_path: Path, *, mark: str, ids: list[int], size: dict[str, int] | None = None
+    source: Path,
+    output: Path,
+    tmp_path: Path,
+    *,
+    mark: str,
+    ids: list[int],
+    size: dict[str, int] | None = None,
+    exact: bool = True,
 ) -> None:
-    """Serves the output by its card's own line at float32 and compares every pair, through /score and /rerank."""
+    """Serves the output by its card's own line at float32 and compares every pair, through /score and /rerank.
+
+    Without `exact` pairs with pictures are compared by their numbers of tokens alone.
+    """
     files = {name: tmp_path / f"{name}.png" for name in SIZES}
     for seed, (name, (width, height)) in enumerate(SIZES.items()):
         files[name].write_bytes(picture(width, height, seed))
@@ -83,7 +94,8 @@ def check_served(
         for number, (query, document) in enumerate(zip(queries, documents, strict=True)):
             raw = ask(url, "/score", queries=query, documents=document, use_activation=False)
             assert raw["usage"]["prompt_tokens"] == expected[number]["tokens"], PAIRS[number]
-            assert abs(raw["data"][0]["score"] - truth[number]) <= 1e-4, PAIRS[number]
+            if exact or not (PAIRS[number][0][0] or PAIRS[number][1][0]):
+                assert abs(raw["data"][0]["score"] - truth[number]) <= 1e-4, PAIRS[number]
         check_ranked(url, queries[2], documents[2:5])
         for body in re.findall(r"-d '(\{.*\})'$", card, re.MULTILINE):
             path = "/rerank" if '"query"' in body else "/score"
@@ -108,3 +120,33 @@ def test_qwen3_vl_reranker(tmp_path: Path) -> None:
         source, output, tmp_path, mark="<|vision_start|><|image_pad|><|vision_end|>", ids=[2152, 9693],
         size={"shortest_edge": 4096, "longest_edge": 1843200},
     )  # fmt: skip
+
+
+def with_hub_names(source: Path) -> None:
+    """Gives SigLIP and CLIP towers the names of the hub's files; vLLM 0.32 refuses those that transformers 5 writes."""
+    tensors = load_file(source / "model.safetensors")
+    named = {name.replace("vision_tower.", "vision_tower.vision_model.", 1): tensor for name, tensor in tensors.items()}
+    save_file(named, source / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [
+        ("qwen2_5_vl", "<|vision_start|><|image_pad|><|vision_end|>"),
+        ("qwen2_vl", "<|vision_start|><|image_pad|><|vision_end|>"),
+        ("internvl", "<IMG_CONTEXT>"),
+        ("llava", "<image>"),
+        ("gemma3", "<start_of_image>"),
+    ],
+)
+def test_other_families(tmp_path: Path, name: str, mark: str) -> None:
+    """The row on the language model; a template of one's own. On a CPU vLLM reads Gemma 3's pictures causally."""
+    source, output = tmp_path / "source", tmp_path / "output"
+    composite_checkpoint(source, name, real=True, tie=name == "gemma3", shards=2 if name.startswith("qwen") else 1)
+    if name in ("gemma3", "llava"):
+        with_hub_names(source)
+    template = tmp_path / "prompt.jinja"
+    template.write_text("Query: {{ query }} .\nPassage: {{ document }} .\nRelevant:")
+    jaxconv.convert(source, output, classifier_from_tokens=["no", "yes"], template=template, backend="numpy")
+    ids = [token["id"] for token in json.loads((output / "jaxconv.json").read_text())["tokens"]]
+    check_served(source, output, tmp_path, mark=mark, ids=ids, exact=name != "gemma3")
