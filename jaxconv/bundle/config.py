@@ -28,8 +28,8 @@ def output_config(plan: Plan) -> JsonDict:
     }
     config = {key: value for key, value in source_config(plan).items() if key not in DROPPED}
     config.update(
-        **names,
         architectures=list(plan.model.family.architectures),
+        **names,
         use_sep_token=plan.use_sep_token,
         use_pad_token=plan.use_sep_token,
         dtype=plan.output_dtype,
