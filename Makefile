@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 DEMO_VENV := .venv-demo
 
-.PHONY: test test-fast test-slow test-matrix check demo demo-vllm test-vllm bench fuzz
+.PHONY: test test-slow test-matrix check demo demo-vllm test-vllm bench fuzz
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,7 @@ $(TRAINERS): requirements/trainers.txt
 	touch $@
 
 test: $(STAMP)
+	@echo "3400 tests: about seven minutes on two quiet cores. test-slow and test-vllm run the others."
 	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm and not slow"
 
 test-slow: $(STAMP) $(TRAINERS)
