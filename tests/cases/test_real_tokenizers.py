@@ -73,7 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Reading 262,144 pieces in three libraries takes longest.
-LONG = {"gemma": pytest.mark.slow}
+LONG = {"gemma": pytest.mark.slow, "llama3": pytest.mark.slow}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in TOKENIZERS])

@@ -52,6 +52,7 @@ def test_every_target_has_good_files() -> None:
     assert sum(shares(list(TARGETS), 1_000_000).values()) >= 1_000_000
 
 
+@pytest.mark.slow
 def test_json_values_of_a_wrong_type() -> None:
     """Every JSON file of a model and of an adapter, one value changed: no exception but ours."""
     command = [sys.executable, "-m", "tests.fuzz.json_values", "--seconds", "6"]
