@@ -135,16 +135,14 @@ def test_scores_are_those_of_vllms_own_conversion(found: Found, name: str) -> No
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_without_the_edit_scores_are_wrong(found: Found, edit: str) -> None:
-    """Each edit removed once: the model is refused, or its scores are 0.0, not finite, or far from the right ones."""
+    """Each edit removed once: the model is refused, or its scores are not finite, or far from the right ones."""
     broken, right = found.broken[edit], found.outputs[EDITS[edit][0]]
     assert isinstance(right, list)
     if isinstance(broken, str):
         assert re.search("output size 1|no kernel|Failed to find a kernel|qdata|score", broken), broken
         return
-    assert all(
-        score == 0.0 or not math.isfinite(score) or abs(score - truth) > 0.1
-        for score, truth in zip(broken, right, strict=True)
-    ), broken
+    assert len(broken) == len(right)  # an unwritten row is whatever lay in memory: 0.0, 1e-7, or not finite
+    assert any(not abs(score - truth) <= 0.1 for score, truth in zip(broken, right, strict=True)), broken
 
 
 @pytest.mark.parametrize("name", REFUSES)
