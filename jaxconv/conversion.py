@@ -105,6 +105,7 @@ def convert(
     step: int | None = None,
     adapter: str | Path | None = None,
     dequantize: bool = False,
+    text_only: bool = False,
     dtype: str | None = None,
     template: str | Path | None = None,
     activation: str = "auto",
@@ -145,6 +146,7 @@ def convert(
         step: The step of a checkpoint manager's root; the newest if None.
         adapter: The directory of a PEFT LoRA adapter to merge.
         dequantize: Make bfloat16 numbers of the arrays that AQT or Qwix quantised.
+        text_only: Of a model of pictures and text take the language model alone: exact for pairs of text.
         dtype: Cast the backbone to "float32", "bfloat16" or "float16"; as stored if None.
         template: The Jinja file of the prompt (variables `query`, `document`, `instruction`).
         activation: What consumers apply to the logit: "auto", "sigmoid" or "identity".
@@ -182,7 +184,7 @@ def convert(
         ('from_2_way_softmax', 1)
     """
     request = Request(
-        ReadOptions(layout, step, adapter, dequantize),
+        ReadOptions(layout, step, adapter, dequantize, text_only),
         PlanOptions(
             preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
             template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,

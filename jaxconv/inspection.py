@@ -81,6 +81,7 @@ def inspect(
     step: int | None = None,
     adapter: str | Path | None = None,
     dequantize: bool = False,
+    text_only: bool = False,
     template: str | Path | None = None,
     activation: str = "auto",
     calibrate: bool = False,
@@ -108,6 +109,7 @@ def inspect(
         step: The step of a checkpoint manager's root.
         adapter: A PEFT LoRA adapter.
         dequantize: Make bfloat16 numbers of the arrays that AQT or Qwix quantised.
+        text_only: Of a model of pictures and text take the language model alone.
         template: The Jinja file of the prompt.
         activation: "auto", "sigmoid" or "identity".
         calibrate: Fold the preset's calibration into the head.
@@ -143,7 +145,8 @@ def inspect(
     description = _unread(located)
     try:
         compare: Rows = "sample" if checkpoint is None else "none"
-        model = read_model(located, ReadOptions(layout, step, adapter, dequantize), checkpoint, compare_heads=compare)
+        read = ReadOptions(layout, step, adapter, dequantize, text_only)
+        model = read_model(located, read, checkpoint, compare_heads=compare)
         description = describe(model)
         return describe_plan(make_plan(model, options))
     except (RefusedError, TokenError) as error:

@@ -20,8 +20,10 @@ from jaxconv.families import (
     family_for,
     find_lm_head,
     text_config,
+    text_only_config,
     tie_word_embeddings,
     with_defaults,
+    without_towers,
 )  # fmt: skip
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject, read_object
@@ -44,12 +46,14 @@ class ReadOptions:
         step: The step of a checkpoint manager's root; the newest if None.
         adapter: The directory of a PEFT LoRA adapter that is merged into the tensors.
         dequantize: Whether the arrays of a tree that AQT or Qwix quantised are made bfloat16 numbers; None: if it has any.
+        text_only: Whether the language model of a composite is taken alone.
     """
 
     layout: str | None = None
     step: int | None = None
     adapter: str | Path | None = None
     dequantize: bool | None = False
+    text_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Model:
         packed: How the backbone is quantised; None for a plain one.
         head_record: How the rows of a head in 8 bits come about; empty for a plain head.
         dequantised: The tree whose quantised arrays are made numbers when they are read; None for a plain source.
+        whole: The composite whose language model this is, in the spelling of its tensors; None: the source is taken whole.
     """
 
     source: Source
@@ -89,6 +94,7 @@ class Model:
     packed: PackedBackbone | None = None
     head_record: str = ""
     dequantised: QuantisedTree | None = None
+    whole: Family | None = None
 
     @property
     def tensor_list(self) -> str | None:
@@ -122,8 +128,12 @@ def read_model(
         RefusedError: The source cannot be converted exactly.
     """
     config = read_config(source)
-    family = family_for(config)
     opened = opened or open_checkpoint(source.weights, options.step)
+    whole = family_for(config).spelled_as(opened.tensors) if options.text_only else None
+    everything = opened
+    if whole is not None:
+        config, opened = text_only_config(config, whole), without_towers(opened, whole)
+    family = family_for(config)
     tree = _quantised_tree(opened, options)
     opened = opened if tree is None else tree.plain()
     quantised = quantisation_of(config, opened, source.assets)
@@ -132,12 +142,13 @@ def read_model(
     layout, checkpoint = to_hf(opened, defaults, options.layout, family.head.embedding)
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
+    if whole is not None or family.composite is not None:
+        _check_plain_source(whole or family, layout, quantised, options)
     if family.composite is not None:
-        _check_plain_source(family, layout, quantised, options)
         check_processor(source.assets)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
-    stored = checkpoint.tensors.values()
+    stored = (checkpoint if whole is None else everything).tensors.values()
     packed = None if quantised is None else check_packed(checkpoint, quantised, family, config)
     backbone = set(check_backbone(checkpoint, family, config) if packed is None else packed.tensors)
     adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
@@ -167,6 +178,7 @@ def read_model(
         packed=packed,
         head_record=head_record,
         dequantised=tree,
+        whole=whole,
     )
 
 

@@ -136,9 +136,9 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         preset, origin = recorded(model.source, vocabulary)
     method = _method(options, preset)
     if preset is None and options.classifier_from_tokens is None and options.token_ids is None:
-        raise _tokens_unknown(model.family.architecture)
+        raise _tokens_unknown((model.whole or model.family).architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
-    files = read_copied(assets)
+    files = read_copied(assets, pictures=model.whole is None)
     picture = picture_mark(model.family, model.config, vocabulary)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens, picture)
     note = None
@@ -159,7 +159,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         named_template=fitted.named_template if model.family.transformers_seq_cls else None,
         chat_templates=displaced_templates(files),
         licence=read_licence(assets),
-        pixels=pixels_to_serve(preset, files),
+        pixels=None if model.whole is not None else pixels_to_serve(preset, files),
         preset=(preset.name or None) if preset else None,
         preset_origin=origin,
         dtype=_dtype(options.dtype, model),

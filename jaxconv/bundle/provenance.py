@@ -38,6 +38,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "layout": model.layout,
         "model_type": model.family.model_type,
         "architecture": model.family.target_architecture,
+        **({"text_only": True} if model.whole is not None else {}),
         **({"family": "by proof"} if model.family.by_proof else {}),
         **_adapter(plan),
         **quantisation_record(plan),

@@ -24,6 +24,9 @@ Layout = Annotated[Optional[str], typer.Option(help="Layout of the tensor names;
 Step = Annotated[Optional[int], typer.Option(help="Step of a checkpoint manager's root; the newest by default.")]
 Adapter = Annotated[Optional[str], typer.Option(help="Directory of a PEFT LoRA adapter to merge.")]
 Dequantize = Annotated[bool, typer.Option("--dequantize", help="Make bfloat16 numbers of arrays that AQT or Qwix quantised.")]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Of a model of pictures and text take the language model alone, exact for text.")
+]
 Template = Annotated[Optional[str], typer.Option(help="Jinja file of the prompt: query, document, instruction.")]
 Activation = Annotated[str, typer.Option(help="auto, sigmoid or identity.")]
 Calibrate = Annotated[bool, typer.Option("--calibrate", help="Fold the preset's calibration into the head.")]

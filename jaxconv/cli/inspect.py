@@ -24,6 +24,7 @@ def inspect(
     step: option.Step = None,
     adapter: option.Adapter = None,
     dequantize: option.Dequantize = False,
+    text_only: option.TextOnly = False,
     dtype: option.Dtype = None,
     template: option.Template = None,
     activation: option.Activation = "auto",

@@ -14,9 +14,10 @@ from jaxconv.families.recognition import family_for
 from jaxconv.families.table import FAMILIES
 from jaxconv.families.table_family import num_experts, with_defaults
 from jaxconv.families.tensors import LmHead, Rows, check_backbone, disagreement, find_lm_head, tie_word_embeddings
+from jaxconv.families.text_only import text_only_config, without_towers
 
 __all__ = [
     "COMPOSITES", "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "Rows",
     "check_backbone", "check_proof_can_run", "disagreement", "family_for", "find_lm_head", "language_model", "num_experts",
-    "score_layer", "text_config", "tie_word_embeddings", "with_defaults",
+    "score_layer", "text_config", "text_only_config", "tie_word_embeddings", "with_defaults", "without_towers",
 ]  # fmt: skip

@@ -29,4 +29,6 @@ def prompt_for(
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN, picture=picture), known=False)
     text = vllm_template(preset.template, preset.instruction, picture)
-    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=preset.caveat, origin="preset")
+    # The caveat of a preset of pictures is about pictures.
+    caveat = None if picture is None and preset.pixels is not None else preset.caveat
+    return Prompt(text, instruction=preset.instruction, max_length=preset.max_length, caveat=caveat, origin="preset")

@@ -18,10 +18,12 @@ class AssetPattern:
     Attributes:
         pattern: A file name, or a path below the repository's root, with shell wildcards.
         copy: Whether the output holds it too, byte for byte; `verify` compares them.
+        pictures: Whether it says how pictures are read, which a model of text alone has no use for.
     """
 
     pattern: str
     copy: bool
+    pictures: bool = False
 
 
 ASSETS = (
@@ -37,9 +39,9 @@ ASSETS = (
     AssetPattern("sentencepiece.bpe.model", copy=True),
     AssetPattern("chat_template*", copy=True),
     AssetPattern("additional_chat_templates/*", copy=True),
-    AssetPattern("preprocessor_config.json", copy=True),
-    AssetPattern("video_preprocessor_config.json", copy=True),
-    AssetPattern("processor_config.json", copy=True),
+    AssetPattern("preprocessor_config.json", copy=True, pictures=True),
+    AssetPattern("video_preprocessor_config.json", copy=True, pictures=True),
+    AssetPattern("processor_config.json", copy=True, pictures=True),
     # What stands beside config.json about quantisation; where it lists plain modules, the output's copy names `score` too.
     AssetPattern("hf_quant_config.json", copy=True),
     AssetPattern("quantize_config.json", copy=True),
@@ -56,6 +58,7 @@ ASSETS = (
 )
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 FETCHED = tuple(asset.pattern for asset in ASSETS)
+OF_PICTURES = frozenset(asset.pattern for asset in ASSETS if asset.pictures)
 COPIED = tuple(asset.pattern for asset in ASSETS if asset.copy)
 
 
@@ -81,13 +84,18 @@ def _files(directory: Path) -> Iterator[str]:
             yield from (f"{entry.name}/{child.name}" for child in entry.iterdir() if child.is_file())
 
 
-def read_copied(directory: Path) -> dict[str, bytes]:
+def read_copied(directory: Path, *, pictures: bool = True) -> dict[str, bytes]:
     """The content of every file of `directory` that is copied to the output, by its path from the directory.
+
+    Args:
+        directory: The source's directory.
+        pictures: Whether the output reads pictures; without them it has no processor's files.
 
     Raises:
         SourceError: A file cannot be read, or is a symbolic link that leads out of the source.
     """
-    return {name: read_asset(directory, name) for name in copied_names(directory)}
+    names = [name for name in copied_names(directory) if pictures or name not in OF_PICTURES]
+    return {name: read_asset(directory, name) for name in names}
 
 
 def check_processor(directory: Path) -> None:

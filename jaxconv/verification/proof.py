@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxconv.arguments import checked
@@ -151,6 +152,7 @@ def prove(
     scoring = scoring or ScoreOptions()
     pairs, url = check_options(scoring)
     output = read_output(folder)
+    options = replace(options, text_only=(output.record or {}).get("text_only") is True)
     raw = checkpoint or open_checkpoint(source.weights, options.step)
     model = read_model(source, options, raw)
     expected = expect(model, output, claims)
@@ -220,6 +222,8 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
         yield how_read(model, scores.quantizer)
     if model.family.composite is not None and scores is not None:
         yield "pairs of text were scored and no pictures; the tensors that read these are copied and were compared by bits."
+    if model.whole is not None and scores is not None and scores.backend.startswith("torch"):
+        yield f"the source's scores are those of {model.whole.architecture}, towers included; the output has none."
     if model.dequantised is not None:
         yield how_dequantised(model)
     if scores is not None and scores.kind == "consistency":

@@ -92,13 +92,15 @@ def how_read(model: Model, quantizer: bool) -> str:
 
 
 def is_left_out(model: Model, name: str) -> bool:
-    """Whether an array of the source has no place in a classifier; of a quantised head no scale has one.
+    """Whether an array of the source has no place in a classifier, as a quantised head's scale or a text-only output's tower.
 
     Args:
         model: The source.
         name: The array.
     """
     if model.packed is not None and name.startswith(model.family.head.weight.removesuffix("weight")):
+        return True
+    if model.whole is not None and model.whole.passes_through(name):
         return True
     return model.family.is_left_out(name, model.config)
 

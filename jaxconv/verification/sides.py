@@ -11,7 +11,7 @@ from jaxconv.backends import Backend, get_backend
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, UsageError
 from jaxconv.json_files import JsonObject
-from jaxconv.model import Model
+from jaxconv.model import Model, read_config
 from jaxconv.quantisation.reading import dequantised, plain_classifier, without_quantisation
 from jaxconv.readers import open_checkpoint
 from jaxconv.verification.array_comparison import Merge
@@ -73,13 +73,15 @@ class Compared:
 
     @property
     def causal_lm(self) -> tuple[Checkpoint, JsonObject]:
-        """The backbone with the head, and the config that gives uncapped logits.
+        """The backbone with the head, and the config that gives uncapped logits; of a text-only output the whole source.
 
         The head is never cast and never rounded, so that a tied one is given apart from a cast or dequantised embedding.
         """
         backbone, head = self.backbone, self.model.lm_head
         config: JsonObject = without_quantisation(_without_softcap(self.model))
         name = self.model.family.head.weight
+        if self.model.whole is not None:
+            return self._whole(backbone)
         tensors = {**backbone.tensors, name: head.weight.renamed(name)}
         if head.bias is not None:
             tensors[head.bias.name] = head.bias
@@ -87,6 +89,19 @@ class Compared:
             config = {**config, "architectures": [self.model.family.architecture]}
         if self.expected.dtype is not None or self.model.dequantised is not None:
             config = _with(config, tie_word_embeddings=False)
+        return dataclasses.replace(backbone, tensors=tensors), config
+
+    def _whole(self, backbone: Checkpoint) -> tuple[Checkpoint, JsonObject]:
+        """The composite with its towers, whose language model is `backbone`, under the source's own names."""
+        whole = self.model.whole
+        assert whole is not None
+        head = self.model.lm_head.weight
+        name = whole.head.weight
+        towers = {key: ref for key, ref in self.source.raw.items() if whole.passes_through(key)}
+        language = {self.source.named(key)[0].name: ref for key, ref in backbone.tensors.items()}
+        tensors = {**towers, **{key: ref.renamed(key) for key, ref in language.items()}, name: head.renamed(name)}
+        config: JsonObject = {**read_config(self.model.source), "architectures": [whole.architecture]}
+        config = _with(config, tie_word_embeddings=False) if self.expected.dtype is not None else config
         return dataclasses.replace(backbone, tensors=tensors), config
 
     @property

@@ -26,7 +26,7 @@ def check_tokenizer(model: Model, output: Output) -> Iterator[str]:
         model: The source, with the original files.
         output: The output, with their copies.
     """
-    source, copied = read_copied(model.source.assets), read_copied(output.folder)
+    source, copied = read_copied(model.source.assets, pictures=model.whole is None), read_copied(output.folder)
     moved = displaced_templates(source)
     if model.packed is not None:
         yield from check_companions(model, output)
