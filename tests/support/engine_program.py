@@ -1,7 +1,7 @@
 """Scores of many models in one process of vLLM's own environment: `python engine_program.py JOBS.json RESULTS.json`.
 
 vLLM is imported once and each model gets a fork of the process, so that a model takes five seconds and not fifty. It is
-the engine behind `vllm serve`, without HTTP. A job is {"model", "template", "overrides", "query", "documents"}; its result is
+the engine behind `vllm serve`, without HTTP. A job is {"model", "template", "overrides", "dtype", "query", "documents"}; its result is
 {"scores"} or {"error"}.
 """
 
@@ -21,7 +21,7 @@ def scores(job: dict[str, Any]) -> list[float]:
 
     engine = LLM(
         model=job["model"], runner="pooling", enforce_eager=True, max_model_len=256, hf_overrides=job["overrides"],
-        distributed_executor_backend="uni",
+        dtype=job["dtype"], distributed_executor_backend="uni",
     )  # fmt: skip
     found = engine.score(
         job["query"], job["documents"], use_tqdm=False, chat_template=Path(job["template"]).read_text(),

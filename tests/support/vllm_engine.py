@@ -19,13 +19,14 @@ SECONDS_A_JOB = 60
 
 @dataclass(frozen=True)
 class Job:
-    """A model to score documents with; `overrides` are those of `--hf-overrides`."""
+    """A model to score documents with; `overrides` are those of `--hf-overrides`, `dtype` is that of `--dtype`."""
 
     model: str
     template: str
     query: str
     documents: Sequence[str]
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
 
 
 def engine_scores(jobs: Sequence[Job], folder: Path) -> list[list[float] | str]:
