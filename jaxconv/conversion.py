@@ -13,7 +13,7 @@ from jaxconv.arguments import checked
 from jaxconv.backends import get_backend
 from jaxconv.bundle import PROVENANCE, files
 from jaxconv.bundle.provenance import provenance, with_hashes
-from jaxconv.checkpoint import Array, Checkpoint, TensorRef, sample
+from jaxconv.checkpoint import Checkpoint, sample
 from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
@@ -222,7 +222,7 @@ def convert_resolved(
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
-    score = score_tensors(head, plan.model.family.head.score)
+    score = head.tensors(plan.model.family.head.score)
     weights = plan_files(plan.model.checkpoint, score, plan.dtype, request.write, plan.model.tensor_list)
     others = files(plan, head, weights)
     agree(processes, lambda: _facts(plan, head, weights))
@@ -290,13 +290,3 @@ def _prove(plan: Plan, stage: Path, request: Request, opened: Checkpoint | None)
             f"the result differs from its source, and nothing was published: {' '.join(report.findings)} {remedy}"
         )
     return report
-
-
-def score_tensors(head: ScoreHead, layer: str = "score") -> tuple[TensorRef, ...]:
-    """The weight F32 [num_labels, hidden_size] of a head and, unless it is zero, its bias F32 [num_labels]; named `layer`."""
-
-    def in_memory(name: str, array: Array) -> TensorRef:
-        return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
-
-    bias = () if head.bias is None else (in_memory(f"{layer}.bias", head.bias),)
-    return (in_memory(f"{layer}.weight", head.weight), *bias)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxconv.backends import Backend
-from jaxconv.checkpoint import Array
+from jaxconv.checkpoint import Array, TensorRef
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import LmHead, LogitTransform
 from jaxconv.text.tokenizer import Token
@@ -46,6 +46,15 @@ class ScoreHead:
     weight: Array
     bias: Array | None
     rows_sha256: str  # of the source rows as stored, in token order
+
+    def tensors(self, layer: str) -> tuple[TensorRef, ...]:
+        """`<layer>.weight` and, unless it is zero, `<layer>.bias`, as the output stores them: F32."""
+        bias = () if self.bias is None else (_in_memory(f"{layer}.bias", self.bias),)
+        return (_in_memory(f"{layer}.weight", self.weight), *bias)
+
+
+def _in_memory(name: str, array: Array) -> TensorRef:
+    return TensorRef(name, "F32", array.shape, lambda: array, lambda ids, axis: array.take(list(ids), axis))
 
 
 def affine(scale: float, bias: float) -> Affine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,9 +129,8 @@ def read_model(
         RefusedError: The source cannot be converted exactly.
     """
     config = read_config(source)
-    opened = opened or open_checkpoint(source.weights, options.step)
+    everything = opened = opened or open_checkpoint(source.weights, options.step)
     whole = family_for(config).spelled_as(opened.tensors) if options.text_only else None
-    everything = opened
     if whole is not None:
         config, opened = text_only_config(config, whole), without_towers(opened, whole)
     family = family_for(config)
@@ -159,9 +159,7 @@ def read_model(
         with_head, head_record = _unrounded_head(tree, to_hf(tree.plain(WIDE), defaults, layout)[1], checkpoint, family)
     lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
-    notes = [] if tree is None else [f"{tree.summary}: converted to {DTYPE} numbers; the codes are not kept."]
-    notes += [] if quantised is None else quantised.quantisation.warnings
-    notes += [f"{head_record}."] if head_record else []
+    notes = _notes(tree, quantised, head_record)
     return Model(
         source=source,
         checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)),
@@ -182,6 +180,16 @@ def read_model(
     )
 
 
+def _notes(tree: QuantisedTree | None, quantised: Quantised | None, head_record: str) -> Iterator[str]:
+    """What the caller should know of a quantised source."""
+    if tree is not None:
+        yield f"{tree.summary}: converted to {DTYPE} numbers; the codes are not kept."
+    if quantised is not None:
+        yield from quantised.quantisation.warnings
+    if head_record:
+        yield f"{head_record}."
+
+
 def _check_plain_source(family: Family, layout: str, quantised: Quantised | None, options: ReadOptions) -> None:
     """Raises `RefusedError` for sources with pictures whose conversion is not proven."""
     causes = {
@@ -189,7 +197,7 @@ def _check_plain_source(family: Family, layout: str, quantised: Quantised | None
         "an adapter": options.adapter is not None,
         "packed weights": quantised is not None,
     }
-    for cause in (cause for cause, found in causes.items() if found):
+    for cause in (cause for cause, applies in causes.items() if applies):
         raise RefusedError(
             f"{family.architecture} reads pictures beside text, and such a source is converted from a plain Hugging Face "
             f"checkpoint; this one has {cause}. Write it as one first (merge_and_unload and save_pretrained for an adapter)."

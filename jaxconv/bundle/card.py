@@ -68,7 +68,7 @@ SAVED_NOT = """
 This tokenizer adds {marks}, and vLLM 0.33, which also finds the prompt in this folder by itself, would add it twice. So it
 refuses to start without `--chat-template` ("Unsupported Sentence Transformers chat template settings")."""
 LENGTH = """
-The authors' code lets {length} tokens through at most, and so do CrossEncoder and `jaxconv score` here, which shorten the
+The authors' code lets {length} tokens through at most, and so {readers} here, which {shorten} the
 document; vLLM refuses longer prompts with `--max-model-len {length}`, and shortens documents with `max_tokens_per_doc` in a
 request. Do not use `truncate_prompt_tokens`: it cuts the end of the prompt, which the score is read after."""
 
@@ -213,11 +213,10 @@ def _serving(plan: Plan) -> str:
         marks = " and ".join(code_span(mark) for mark in plan.special_tokens if mark)
         notes += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
-    limit = "" if length is None else LENGTH.format(length=length)
+    readers, shorten = "do CrossEncoder and `jaxconv score`", "shorten"
     if plan.model.family.composite is not None:
-        limit = limit.replace(
-            "do CrossEncoder and `jaxconv score` here, which shorten", "does `jaxconv score` here, which shortens"
-        )
+        readers, shorten = "does `jaxconv score`", "shortens"
+    limit = "" if length is None else LENGTH.format(length=length, readers=readers, shorten=shorten)
     return notes + limit
 
 

@@ -24,8 +24,8 @@ def prompt_for(
         picture: The text that stands for a picture, of models that read pictures.
     """
     if template is not None:
-        made = user_prompt(template, special_tokens or {}, picture=picture)
-        return replace(made, origin="--template", written=template)
+        prompt = user_prompt(template, special_tokens or {}, picture=picture)
+        return replace(prompt, origin="--template", written=template)
     if preset is None or preset.template is None:
         return Prompt(vllm_template(PLAIN, picture=picture), known=False)
     text = vllm_template(preset.template, preset.instruction, picture)

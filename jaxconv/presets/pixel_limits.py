@@ -23,8 +23,8 @@ def pixels_to_serve(preset: Preset | None, files: Mapping[str, bytes]) -> tuple[
     """
     if preset is None or preset.pixels is None:
         return None
-    found = list(_limits(files))
-    return None if found and all(limits == preset.pixels for limits in found) else preset.pixels
+    stated = list(_limits(files))
+    return None if stated and all(limits == preset.pixels for limits in stated) else preset.pixels
 
 
 def _limits(files: Mapping[str, bytes]) -> Iterator[tuple[object, object]]:

@@ -56,7 +56,7 @@ class ServerDtype:
 
 
 def check_server_dtype(name: str | None, url: str | None) -> None:
-    """Raises `UsageError` for a `name` that is no dtype, or that is given without a server's address `url`."""
+    """Raises `UsageError` for a `name` that is not a dtype, or that is given without a server's address `url`."""
     if name is not None and name not in EPSILON:
         raise UsageError(f"--server-dtype {name!r} is unknown; expected one of: {', '.join(EPSILON)}.")
     if name is not None and url is None:

@@ -52,8 +52,8 @@ def check_recorded_templates(output: Output) -> Iterator[str]:
                 yield f"there is no {name}, which jaxconv.json records."
             continue
         with reading(path):
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != digest:
+            actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        if actual != digest:
             yield f"{name} is not the file that the conversion wrote: its sha256 is not the one in jaxconv.json."
 
 

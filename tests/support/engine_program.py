@@ -1,8 +1,8 @@
 """Scores of many models in one process of vLLM's own environment: `python engine_program.py JOBS.json RESULTS.json`.
 
 vLLM is imported once and each model gets a fork of the process, so that a model takes five seconds and not fifty. It is
-the engine behind `vllm serve`, without HTTP. A job is {"model", "template", "overrides", "dtype", "query", "documents"}; its result is
-{"scores"} or {"error"}.
+the engine behind `vllm serve`, without HTTP. A job is {"model", "template", "overrides", "dtype", "query", "documents"};
+its result is {"scores"} or {"error"}.
 """
 
 from __future__ import annotations

@@ -22,7 +22,10 @@ def test_scores_are_the_whole_models(tmp_path: Path) -> None:
     template.write_text("Query: {{ query }} .\nPassage: {{ document }} .\nRelevant:")
     jobs, truth = [], []
     for name in NAMES:
-        source, output = composite_checkpoint(tmp_path / name, name, real=True, tie=name == "gemma3"), tmp_path / f"{name}-out"
+        source, output = (
+            composite_checkpoint(tmp_path / name, name, real=True, tie=name == "gemma3"),
+            tmp_path / f"{name}-out",
+        )
         jaxconv.convert(
             source, output, classifier_from_tokens=["no", "yes"], template=template, text_only=True, backend="numpy"
         )
