@@ -21,7 +21,8 @@ NAMES: Mapping[object, str] = {
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """A public function whose calls are checked before they run.
 
-    Annotations of strings, numbers, paths, functions, sequences and tuples of them and None are checked; others are not.
+    Annotations of strings, numbers, paths, functions, mappings, sequences and tuples of them and None are checked; others are
+    not.
 
     Raises (the decorated function):
         UsageError: A parameter is unknown or missing, or an argument has the wrong type.
@@ -71,6 +72,8 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if origin is Callable:
         return callable(value)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
     return isinstance(value, hint) if isinstance(hint, type) and hint in NAMES else True
 
 
@@ -84,4 +87,6 @@ def _describe(hint: object) -> str:
         return f"a pair of {' and '.join(_describe(entry) for entry in args)}"
     if origin is Callable:
         return "a function"
+    if origin is Mapping:
+        return "a dictionary"
     return NAMES.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,15 +1,21 @@
-"""Pairs to score: JSONL of {"query": …, "document": …} from a file or a stream, read line by line."""
+"""Pairs to score: JSONL of {"query": …, "document": …} from a file or a stream, read line by line.
+
+A query or a document is a text, or an object with pictures; the paths in it start from the directory of the file.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonDict, parse_json
+from jaxconv.pictures import PictureAccess, entries_of
 
 STDIN = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SIDES = ("query", "document")
 EXPECTED = '{"query": "…", "document": "…"}.'
 
 
@@ -28,6 +34,21 @@ def read_rows(name: str) -> Iterator[JsonDict]:
             yield from parse_rows(file, "standard input" if name == STDIN else name)
     except OSError as error:
         raise UsageError(f"--pairs {name} cannot be read ({error}); expected JSONL of query and document.") from None
+
+
+def access_of(name: str, remote: bool) -> PictureAccess:
+    """Where the pictures of a file of pairs come from.
+
+    Args:
+        name: The file, or "-" for standard input, whose paths start from the working directory.
+        remote: Whether http and https addresses are fetched.
+    """
+    return PictureAccess(Path() if name == STDIN else Path(name).parent, remote)
+
+
+def has_pictures(row: JsonDict) -> bool:
+    """Whether a side of the pair `row` has a picture."""
+    return any(entries_of(row[side], side)[1] for side in SIDES)
 
 
 def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[JsonDict]:
@@ -51,13 +72,10 @@ def _row(line: bytes | str, where: str) -> JsonDict:
         raise UsageError(f"{where} is not UTF-8 ({error}). Save the file as UTF-8.") from None
     except SourceError as error:
         raise UsageError(str(error)) from None
-    if isinstance(row, dict) and any(isinstance(row.get(side), dict | list) for side in ("query", "document")):
-        raise UsageError(
-            f"{where} has an object where a text is expected. jaxconv does not score pictures yet, in JAX or PyTorch: give "
-            "pairs of text, and ask vLLM for pictures; the output's README.md has the requests."
-        )
-    if not isinstance(row, dict) or not isinstance(row.get("query"), str) or not isinstance(row.get("document"), str):
+    if not isinstance(row, dict) or not all(isinstance(row.get(side), str | dict) for side in SIDES):
         raise UsageError(f"{where} is not a pair; expected {EXPECTED}")
+    for side in SIDES:
+        entries_of(row[side], f"{where}, {side},")
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -139,7 +139,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         raise _tokens_unknown((model.whole or model.family).architecture)
     tokens = _tokens(options, preset, vocabulary, model.lm_head.weight.shape[0], method)
     files = read_copied(assets, pictures=model.whole is None)
-    picture = picture_mark(model.family, model.config, vocabulary)
+    picture = picture_mark(model.family.composite, model.config, vocabulary)
     prompt = prompt_for(preset, options.template, vocabulary.special_tokens, picture)
     note = None
     if not prompt.known:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from jaxconv.activation import activate
 from jaxconv.arguments import checked
-from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend
+from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend, pictures_unsupported
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
+from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideText, side_of
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
+
+SideLike: TypeAlias = str | Mapping[str, Any]  # a text, or {"image": path or URL, "text": …}
 
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
@@ -26,12 +30,12 @@ class Ranked:
     Attributes:
         index: Its position among the documents that were given.
         score: Its score.
-        document: Its text.
+        document: The document as it was given.
     """
 
     index: int
     score: float
-    document: str
+    document: SideLike
 
 
 @checked
@@ -41,6 +45,8 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     mesh: DeviceMesh | None = None,
+    allow_remote_images: bool = False,
+    pictures: bool = False,
 ) -> Scorer:
     """Loads a converted directory for scoring.
 
@@ -50,6 +56,8 @@ def load(
         device: "cpu", "gpu", "tpu", or "auto": an accelerator if the framework has one, else the CPU.
         dtype: The dtype of the backbone: "float32", "bfloat16" or "float16". The score head is float32 in any case.
         mesh: A `jax.sharding.Mesh`; the backbone is sharded over its last axis (JAX only).
+        allow_remote_images: Fetch pictures from http and https addresses.
+        pictures: Take a backend that scores pictures; "auto" takes the first one that does.
 
     Returns:
         The model, ready to score.
@@ -71,8 +79,9 @@ def load(
         if not (path / name).is_file():
             raise SourceError(f"{path} has no {name}; expected a directory that jaxconv convert wrote.")
     config = read_object(path / "config.json", "the model's configuration")
-    opened = get_backend(backend, device, config=config)
-    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name)
+    opened = get_backend(backend, device, config=config, pictures=pictures)
+    access = PictureAccess(remote=allow_remote_images)
+    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name, access)
 
 
 class Scorer:
@@ -86,15 +95,18 @@ class Scorer:
         encoder: Renders and tokenises pairs.
     """
 
-    def __init__(self, directory: Path, classifier: Classifier, backend: str) -> None:
-        """Reads config, tokenizer and template.
+    def __init__(
+        self, directory: Path, classifier: Classifier, backend: str, access: PictureAccess = PictureAccess()
+    ) -> None:
+        """Reads config, tokenizer and template. `access` says where pictures may come from.
 
         Raises:
             SourceError: One of these files is missing or damaged.
         """
-        self.directory, self.classifier, self.backend = directory, classifier, backend
+        self.directory, self.classifier, self.backend, self.access = directory, classifier, backend, access
         self.config: JsonObject = read_object(directory / "config.json", "the model's configuration")
-        self.encoder = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
+        texts = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
+        self.encoder = SideEncoder(texts, directory, self.config, read_optional_object(directory / "jaxconv.json"))
 
     def __repr__(self) -> str:
         return f"Scorer({str(self.directory)!r}, backend={self.backend!r})"
@@ -102,7 +114,7 @@ class Scorer:
     @property
     def max_length(self) -> int:
         """The longest prompt in tokens; longer documents are cut."""
-        return self.encoder.max_length
+        return self.encoder.texts.max_length
 
     @property
     def compilations(self) -> int:
@@ -115,12 +127,14 @@ class Scorer:
         return self.classifier.compile_seconds
 
     @checked
-    def score(self, query: str, documents: Sequence[str], raw: bool = False, instruction: str | None = None) -> list[float]:
+    def score(
+        self, query: SideLike, documents: Sequence[SideLike], raw: bool = False, instruction: str | None = None
+    ) -> list[float]:
         """Scores documents for one query.
 
         Args:
-            query: The query.
-            documents: The documents.
+            query: The query: a text, or {"image": path or URL, "text": …} for a model that reads pictures.
+            documents: The documents, likewise.
             raw: Return logits instead of applying the activation that config.json records.
             instruction: Replaces the default instruction of the template.
 
@@ -128,19 +142,22 @@ class Scorer:
             One score per document, in the order of the documents.
 
         Raises:
-            UsageError: The model has several labels (see `logits`), or the query alone is too long.
+            UsageError: The model has several labels (see `logits`), the query alone is too long, a picture cannot be read,
+                or the backend scores none.
 
         Example:
             >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
             [0.98, 0.03]
+            >>> model.score("a red square", [{"image": "square.png", "text": "a figure"}])
+            [0.91]
         """
         return self.score_pairs([(query, document) for document in documents], raw, instruction)
 
     @checked
     def rank(
         self,
-        query: str,
-        documents: Sequence[str],
+        query: SideLike,
+        documents: Sequence[SideLike],
         top_k: int | None = None,
         raw: bool = False,
         instruction: str | None = None,
@@ -168,7 +185,9 @@ class Scorer:
         return [Ranked(index, scores[index], documents[index]) for index in order]
 
     @checked
-    def score_pairs(self, pairs: Sequence[tuple[str, str]], raw: bool = False, instruction: str | None = None) -> list[float]:
+    def score_pairs(
+        self, pairs: Sequence[tuple[SideLike, SideLike]], raw: bool = False, instruction: str | None = None
+    ) -> list[float]:
         """Scores (query, document) pairs.
 
         Args:
@@ -188,7 +207,7 @@ class Scorer:
         return [row[0] if raw else activate(self.config, row)[0] for row in rows]
 
     @checked
-    def logits(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[list[float]]:
+    def logits(self, pairs: Sequence[tuple[SideLike, SideLike]], instruction: str | None = None) -> list[list[float]]:
         """Raw logits of (query, document) pairs.
 
         Args:
@@ -199,15 +218,22 @@ class Scorer:
             For each pair, one logit per label.
 
         Raises:
-            UsageError: A query alone is too long, or the tokenizer gives a token that the model has no embedding for.
+            UsageError: A query alone is too long, a picture cannot be read, the backend scores none, or the tokenizer gives
+                a token that the model has no embedding for.
         """
-        return self.token_logits([self.encode(query, document, instruction) for query, document in pairs])
+        prompts = [
+            self.encode_sides(self._side(query, "query"), self._side(document, f"document {number}"), instruction)
+            for number, (query, document) in enumerate(pairs)
+        ]
+        pictures = [prompt.pictures for prompt in prompts] if any(prompt.pictures for prompt in prompts) else []
+        return self.token_logits([prompt.ids for prompt in prompts], pictures)
 
-    def token_logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+    def token_logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
         """Raw logits of prompts that are token ids already.
 
         Args:
             token_ids: The token ids of each prompt, without padding.
+            pictures: The numbers of the pictures of each prompt; empty if no prompt has a picture.
 
         Returns:
             For each prompt, one logit per label.
@@ -218,15 +244,15 @@ class Scorer:
         rows = self.classifier.vocabulary_size
         for ids in token_ids:
             if ids and max(ids) >= rows:
-                token = self.encoder.vocabulary.piece(max(ids))
+                token = self.encoder.texts.vocabulary.piece(max(ids))
                 raise UsageError(
                     f"the prompt has the token {token!r} (id {max(ids)}), but the model has embeddings for the ids 0 to "
                     f"{rows - 1} only. Use the tokenizer that the model was trained with, or leave that text out."
                 )
-        return self.classifier.logits(token_ids)
+        return self.classifier.logits(token_ids, pictures)
 
     @checked
-    def encode(self, query: str, document: str, instruction: str | None = None) -> list[int]:
+    def encode(self, query: SideLike, document: SideLike, instruction: str | None = None) -> list[int]:
         """The token ids of a prompt, with the special tokens that vLLM adds.
 
         If the prompt is too long, the end of the document is cut, never the end of the prompt, where the score is read.
@@ -239,7 +265,27 @@ class Scorer:
         Raises:
             UsageError: The prompt is too long even with an empty document.
         """
-        return self.encoder.encode(query, document, instruction).ids
+        return self.encode_sides(self._side(query, "query"), self._side(document, "document"), instruction).ids
+
+    def encode_sides(self, query: SideText, document: SideText, instruction: str | None = None) -> EncodedPrompt:
+        """The prompt of a pair whose pictures are read.
+
+        Args:
+            query: The query.
+            document: The document.
+            instruction: Replaces the default instruction of the template.
+
+        Raises:
+            UsageError: As for `logits`.
+        """
+        if not (isinstance(query, str) and isinstance(document, str)):
+            reason = pictures_unsupported(self.backend, self.config)
+            if reason is not None:
+                raise UsageError(reason)
+        return self.encoder.encode(query, document, instruction)
+
+    def _side(self, value: SideLike, where: str) -> SideText:
+        return side_of(value, self.access, where)
 
 
 def _max_length(directory: Path, config: JsonObject) -> int:

@@ -18,9 +18,9 @@ PACKAGES = ("jaxconv", "torch_backend")
 ROOMS = (
     "torch_backend", "version", "errors", "file_errors", "json_files", "checkpoint", "safetensors_header",
     "shard_index", "arguments", "activation", "environment", "sources", "readers", "layouts", "families",
-    "quantisation", "adapter", "merge", "text", "models", "backends", "head", "tokens", "presets", "model", "plan",
-    "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload", "conversion", "live",
-    "__init__", "cli", "__main__",
+    "quantisation", "adapter", "merge", "text", "pictures", "models", "backends", "head", "tokens", "presets", "model",
+    "plan", "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload", "conversion",
+    "live", "__init__", "cli", "__main__",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 50
 

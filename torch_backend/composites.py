@@ -18,22 +18,40 @@ def reads_pictures(config: Mapping[str, Any]) -> bool:
     return model_class is not None and config.get("architectures") == [model_class.__name__]
 
 
-def load_composite(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
-    """The causal LM of a composite with its towers and its head, tied or not.
+def load_composite(config: Mapping[str, Any], tensors: Tensors, device: str) -> Any:
+    """The causal LM of a composite with its towers and its head, tied or not, in float32.
 
     Args:
         config: A config.json that `reads_pictures`.
         tensors: Functions that read the tensors, by the names that files have; transformers knows old ones.
+        device: The torch device.
+
+    Raises:
+        ModelError: The model cannot be built, or tensors are missing.
+    """
+    return _load(transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config, tensors, device, "float32")
+
+
+def load_composite_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
+    """The model of a composite up to its final norm, towers included.
+
+    Args:
+        config: A config.json of a composite, of the causal LM or the classifier.
+        tensors: Functions that read the tensors, by the names that files have, without heads.
         device: The torch device.
         dtype: The dtype of the parameters.
 
     Raises:
         ModelError: The model cannot be built, or tensors are missing.
     """
+    return _load(transformers.MODEL_MAPPING, config, tensors, device, dtype)
+
+
+def _load(models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
     with quiet():
         try:
             settings = _settings(config)
-            model, info = _class_of(settings).from_pretrained(
+            model, info = models[type(settings)].from_pretrained(
                 None,
                 config=settings,
                 state_dict={name: LazyTensor(read) for name, read in tensors.items()},

@@ -17,12 +17,11 @@ import torch
 import transformers
 from transformers.utils import logging
 
+from torch_backend.inputs import Pictures, batches, model_inputs
 from torch_backend.packed import Array, PackedTensors, Tensors, can_stay_packed, load_packed
 
 T = TypeVar("T")
 
-ROWS = 32  # sequences in a batch
-TOKENS = 8192  # tokens in a batch, padding included
 EMBEDDING = "embed_tokens.weight"
 HEADS = ("lm_head.", "score.")
 
@@ -78,93 +77,73 @@ def load_causal_lm(
 
 
 @torch.inference_mode()
-def hidden_states(model: Any, token_ids: Sequence[Sequence[int]]) -> Array:
+def hidden_states(model: Any, token_ids: Sequence[Sequence[int]], pictures: Pictures = ()) -> Array:
     """Last hidden states at the last token; one sequence at a time, without padding.
 
     Args:
-        model: What `load_backbone` returned.
+        model: A model up to its final norm.
         token_ids: The token ids of each sequence.
+        pictures: The numbers of the pictures of each sequence; empty if there are none.
 
     Returns:
         float32 [len(token_ids), hidden_size].
     """
-    return _rows(token_ids, lambda ids: _run(model, ids).last_hidden_state[0, -1])
+    return _rows(model, token_ids, pictures, lambda inputs: model(**inputs, use_cache=False).last_hidden_state[0, -1])
 
 
 @torch.inference_mode()
-def causal_logits(model: Any, token_ids: Sequence[Sequence[int]], answers: Sequence[int]) -> Array:
+def causal_logits(model: Any, token_ids: Sequence[Sequence[int]], answers: Sequence[int], pictures: Pictures = ()) -> Array:
     """A causal LM's own logits after the last token; one sequence at a time, without padding.
 
     Args:
-        model: What `load_causal_lm` returned.
+        model: A causal LM.
         token_ids: The token ids of each prompt.
         answers: The token ids whose logits are returned.
+        pictures: The numbers of the pictures of each prompt; empty if there are none.
 
     Returns:
         float32 [len(token_ids), len(answers)].
     """
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    return _rows(token_ids, lambda ids: _run(model, ids, **last_only).logits[0, -1, list(answers)])
+
+    def row_of(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = model(**inputs, use_cache=False, **last_only).logits
+        return logits[0, -1, list(answers)]
+
+    return _rows(model, token_ids, pictures, row_of)
 
 
-def _rows(token_ids: Sequence[Sequence[int]], row_of: Callable[[Sequence[int]], torch.Tensor]) -> Array:
+def _rows(
+    model: Any, token_ids: Sequence[Sequence[int]], pictures: Pictures,
+    row_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+) -> Array:  # fmt: skip
     try:
-        rows = [row_of(ids) for ids in token_ids]
+        rows = [row_of(model_inputs(token_ids, pictures, [row], model)[0]) for row in range(len(token_ids))]
     except Exception as error:  # a config that builds may still not run, and any error may come of it
         raise ModelError(f"{type(error).__name__}: {str(error).strip()[:500]}") from error
     return torch.stack(rows).float().cpu().numpy()
 
 
-def _run(model: Any, ids: Sequence[int], **options: int) -> Any:
-    return model(torch.tensor([list(ids)], device=model.device), use_cache=False, **options)
-
-
 class TorchClassifier:
     """A backbone with a float32 score head, bias included (transformers' own classes would drop the bias)."""
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        tensors: Tensors,
-        weight: Array,
-        bias: Array | None,
-        device: str = "cpu",
-        dtype: str = "float32",
-        packed: PackedTensors | None = None,
-    ) -> None:
-        self.backbone = load_backbone(config, tensors, device, dtype, packed)
+    def __init__(self, backbone: Any, weight: Array, bias: Array | None, device: str = "cpu") -> None:
+        self.backbone = backbone
         self.weight = to_torch(weight).float().to(device)
         self.bias = None if bias is None else to_torch(bias).float().to(device)
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw logits [labels] of each sequence of `token_ids`, in order; batches are padded on the right."""
+    def logits(self, token_ids: Sequence[Sequence[int]], pictures: Pictures = ()) -> list[list[float]]:
+        """Raw logits [labels] of each sequence of `token_ids` and `pictures`, in order; batches are padded on the right."""
         rows: list[list[float]] = [[] for _ in token_ids]
-        for members in _batches(token_ids):
-            lengths = torch.tensor([len(token_ids[row]) for row in members])
-            ids = torch.zeros(len(members), int(lengths.max()), dtype=torch.long)
-            for i, row in enumerate(members):
-                ids[i, : len(token_ids[row])] = torch.tensor(token_ids[row])
-            mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-            device = self.weight.device
-            hidden = self.backbone(ids.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
+        for members in batches(token_ids, pictures):
+            inputs, lengths = model_inputs(token_ids, pictures, members, self.backbone)
+            hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
             last = hidden[torch.arange(len(members)), lengths - 1].float()
             scores = torch.nn.functional.linear(last, self.weight, self.bias)
             for row, score in zip(members, scores.tolist(), strict=True):
                 rows[row] = score
         return rows
-
-
-def _batches(token_ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """The indices of the sequences of each batch, short ones first."""
-    batch: list[int] = []
-    for row in sorted(range(len(token_ids)), key=lambda row: len(token_ids[row])):
-        if batch and (len(batch) == ROWS or (len(batch) + 1) * len(token_ids[row]) > TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 class LazyTensor:

@@ -1,7 +1,8 @@
 """Backends: everything that needs an array framework, one module each.
 
 A backend module can be imported without its framework. It defines `PACKAGES` and `MODEL_PACKAGES` (what arithmetic and
-models need), `unsupported(config)` and `open_backend(device)`. A new backend is one new module in this directory.
+models need), `unsupported(config)`, `pictures_unsupported(config)` and `open_backend(device)`. A new backend is one new
+module in this directory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any, Protocol, TypeAlias
 
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, UsageError
+from jaxconv.families import composite_of
 from jaxconv.json_files import JsonObject
+from jaxconv.pictures import PictureArrays
 
 DeviceArray: TypeAlias = Any  # an array of the backend's framework
 
@@ -56,11 +59,12 @@ class Classifier(Protocol):
         """The seconds that the first call of each compiled shape took, including its run."""
         ...
 
-    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+    def logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
         """Raw logits of token sequences, pooled at the last token.
 
         Args:
             token_ids: The token ids of each sequence, without padding.
+            pictures: The numbers of the pictures of each sequence; empty if no sequence has a picture.
 
         Returns:
             One list of `num_labels` float32 logits per sequence, in the order of the sequences.
@@ -114,13 +118,20 @@ class Backend(Protocol):
         """
         ...
 
-    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
+    def hidden_states(
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        pictures: Sequence[PictureArrays] = (),
+    ) -> Array:
         """The last hidden state (after the final norm) at the last token, computed with float32 weights.
 
         Args:
             checkpoint: The tensors of a causal LM or classifier; a head is ignored.
             config: Its config.json.
             token_ids: The token ids of each sequence, without padding.
+            pictures: The numbers of the pictures of each sequence; empty if no sequence has a picture.
 
         Returns:
             float32 [len(token_ids), hidden_size].
@@ -132,7 +143,12 @@ class Backend(Protocol):
         ...
 
     def causal_logits(
-        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        answers: Sequence[int],
+        pictures: Sequence[PictureArrays] = (),
     ) -> Array:
         """The causal LM's own next-token logits, its scaling and softcap included, computed with float32 weights.
 
@@ -141,6 +157,7 @@ class Backend(Protocol):
             config: Its config.json.
             token_ids: The token ids of each prompt, without padding.
             answers: The token ids whose logits are returned.
+            pictures: The numbers of the pictures of each prompt; empty if no prompt has a picture.
 
         Returns:
             float32 [len(token_ids), len(answers)].
@@ -158,7 +175,9 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in pkgutil.iter_modules(__path__)))
 
 
-def get_backend(name: str = "auto", device: str = "auto", *, config: JsonObject | None = None) -> Backend:
+def get_backend(
+    name: str = "auto", device: str = "auto", *, config: JsonObject | None = None, pictures: bool = False
+) -> Backend:
     """Opens a backend.
 
     Args:
@@ -166,16 +185,17 @@ def get_backend(name: str = "auto", device: str = "auto", *, config: JsonObject 
             model.
         device: "cpu", "gpu", "tpu", or "auto": an accelerator if the framework has one, else the CPU.
         config: The config.json of a model that the backend must be able to run; None if only arithmetic is needed.
+        pictures: Whether it must score pictures with that model too.
 
     Raises:
         BackendUnavailable: The backend or device is unknown or not installed.
-        UsageError: The backend cannot run the model.
+        UsageError: The backend cannot run the model, or not with pictures.
     """
     if device not in DEVICES:
         raise BackendUnavailable(f"device {device!r} is unknown; expected one of: {', '.join(DEVICES)}.")
     if name not in ("auto", *names()):
         raise BackendUnavailable(f"backend {name!r} is unknown; expected one of: auto, {', '.join(names())}.")
-    module = _first_usable(config) if name == "auto" else _usable(name, config)
+    module = _first_usable(config, pictures) if name == "auto" else _usable(name, config, pictures)
     try:
         backend: Backend = module.open_backend(device)
     except (ImportError, RuntimeError) as error:
@@ -192,7 +212,20 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r} is unknown; expected one of: {', '.join(DTYPES)}.")
 
 
-def _usable(name: str, config: JsonObject | None) -> DeviceArray:
+def pictures_unsupported(name: str, config: JsonObject) -> str | None:
+    """Why a backend cannot score pictures, with the next step; None if it can.
+
+    Args:
+        name: The name of the backend.
+        config: The model's config.json.
+    """
+    if composite_of(config) is None:
+        return "the model reads text alone, and a pair has a picture; expected pairs of text."
+    reason: str | None = importlib.import_module(f"{__name__}.{name}").pictures_unsupported(config)
+    return reason
+
+
+def _usable(name: str, config: JsonObject | None, pictures: bool = False) -> DeviceArray:
     """The module of a backend that is installed and runs the model."""
     module = importlib.import_module(f"{__name__}.{name}")
     packages = module.PACKAGES if config is None else module.MODEL_PACKAGES
@@ -202,6 +235,8 @@ def _usable(name: str, config: JsonObject | None) -> DeviceArray:
             f"backend {name!r} needs {' and '.join(missing)}, not installed here. Run: pip install 'jaxconv[{name}]'"
         )
     reason = None if config is None else module.unsupported(config)
+    if reason is None and config is not None and pictures:
+        reason = pictures_unsupported(name, config)
     if reason is not None:
         raise UsageError(reason)
     return module
@@ -214,11 +249,11 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _first_usable(config: JsonObject | None) -> DeviceArray:
+def _first_usable(config: JsonObject | None, pictures: bool) -> DeviceArray:
     reasons = []
     for name in AUTO_ORDER:
         try:
-            return _usable(name, config)
+            return _usable(name, config, pictures)
         except UsageError as error:
             reasons.append(str(error))
     numpy = " --backend numpy writes the same bytes without either." if config is None else ""

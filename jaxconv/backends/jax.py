@@ -10,6 +10,7 @@ from jaxconv.backends import Classifier, DeviceMesh, check_dtype
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.json_files import JsonObject
+from jaxconv.pictures import PictureArrays
 
 if TYPE_CHECKING:
     import jax
@@ -35,6 +36,11 @@ def unsupported(config: JsonObject) -> str | None:
             f"config.json has values of a wrong type or size ({type(error).__name__}: {error}). Download it again."
         ) from error
     return None
+
+
+def pictures_unsupported(config: JsonObject) -> str | None:
+    """Why pictures are not scored with `config`; None if they are."""
+    return f"JAX scores pairs of text of {config.get('model_type')}, not pictures. Use --backend torch for these."
 
 
 class JaxBackend:
@@ -87,16 +93,29 @@ class JaxBackend:
             raise UsageError(f"mesh is a {type(mesh).__name__}; expected a jax.sharding.Mesh.")
         return JaxClassifier(directory, self._device, dtype, mesh)
 
-    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
-        """The decoder's hidden states for `token_ids`, from the tensors of `checkpoint` and its `config`."""
+    def hidden_states(
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        pictures: Sequence[PictureArrays] = (),
+    ) -> Array:
+        """The decoder's hidden states for `token_ids`, from `checkpoint` and its `config`; `pictures` are refused."""
         from jaxconv.models.loading import load_decoder
 
+        if pictures:
+            raise UsageError(str(pictures_unsupported(config)))
         return load_decoder(checkpoint, config, dtype="float32", device=self._device).hidden_last(token_ids)
 
     def causal_logits(
-        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        answers: Sequence[int],
+        pictures: Sequence[PictureArrays] = (),
     ) -> NoReturn:
-        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids` and `answers` are: there is no LM head."""
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids`, `answers` and `pictures` are."""
         raise BackendUnavailable("backend 'jax' has no causal LM heads; use --backend torch, or hidden_states.")
 
 

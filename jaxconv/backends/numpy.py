@@ -12,12 +12,18 @@ from jaxconv.backends import DeviceMesh
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable
 from jaxconv.json_files import JsonObject
+from jaxconv.pictures import PictureArrays
 
 PACKAGES = MODEL_PACKAGES = ("numpy",)
 REASON = "backend 'numpy' computes heads but runs no models; use --backend jax or --backend torch."
 
 
 def unsupported(config: JsonObject) -> str | None:
+    """NumPy runs no model, whatever its `config`."""
+    return REASON
+
+
+def pictures_unsupported(config: JsonObject) -> str | None:
     """NumPy runs no model, whatever its `config`."""
     return REASON
 
@@ -49,14 +55,25 @@ class NumpyBackend:
         """Raises `BackendUnavailable` whatever `directory`, `dtype` and `mesh` are: NumPy runs no model."""
         raise BackendUnavailable(REASON)
 
-    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> NoReturn:
-        """Raises `BackendUnavailable` whatever `checkpoint`, `config` and `token_ids` are: NumPy runs no model."""
+    def hidden_states(
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        pictures: Sequence[PictureArrays] = (),
+    ) -> NoReturn:
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids` and `pictures` are."""
         raise BackendUnavailable(REASON)
 
     def causal_logits(
-        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        answers: Sequence[int],
+        pictures: Sequence[PictureArrays] = (),
     ) -> NoReturn:
-        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids` and `answers` are."""
+        """Raises `BackendUnavailable` whatever `checkpoint`, `config`, `token_ids`, `answers` and `pictures` are."""
         raise BackendUnavailable(REASON)
 
 

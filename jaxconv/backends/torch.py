@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype
 from jaxconv.checkpoint import Array, Checkpoint, Packed, mapped
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.families import score_layer
+from jaxconv.families import composite_of, score_layer
 from jaxconv.json_files import JsonObject, read_object
 from jaxconv.models.token_ids import check_token_ids
+from jaxconv.pictures import PictureArrays, missing_packages
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch",)
 MODEL_PACKAGES = ("torch", "transformers")
+HEADS = tuple(f"{inner}{head}." for inner in ("", "language_model.") for head in ("lm_head", "score"))
 
 
 def unsupported(config: JsonObject) -> str | None:
@@ -29,6 +31,11 @@ def unsupported(config: JsonObject) -> str | None:
     from torch_backend.models import unsupported
 
     return unsupported(config)
+
+
+def pictures_unsupported(config: JsonObject) -> str | None:
+    """Why pictures are not scored with `config`; None if they are, as with every family that reads them."""
+    return missing_packages()
 
 
 class TorchBackend:
@@ -47,7 +54,8 @@ class TorchBackend:
 
     def classifier(self, directory: Path, *, dtype: str = "float32", mesh: DeviceMesh | None = None) -> Classifier:
         """Loads the classifier in `directory` through transformers with a backbone of `dtype`; a `mesh` is refused."""
-        from torch_backend.models import TorchClassifier
+        from torch_backend.composites import load_composite_backbone
+        from torch_backend.models import TorchClassifier, load_backbone
 
         check_dtype(dtype)
         if mesh is not None:
@@ -61,22 +69,41 @@ class TorchBackend:
         readers, packed = _readers(checkpoint), _packed(checkpoint)
         weight, bias = readers.pop(f"{score}.weight"), readers.pop(f"{score}.bias", None)
         with _errors(directory):
-            model = TorchClassifier(config, readers, weight(), None if bias is None else bias(), self.device, dtype, packed)
+            if has_towers(config, checkpoint):
+                backbone = load_composite_backbone(config, readers, self.device, dtype)
+            else:
+                backbone = load_backbone(config, readers, self.device, dtype, packed)
+            model = TorchClassifier(backbone, weight(), None if bias is None else bias(), self.device)
         return _CheckedClassifier(model)
 
-    def hidden_states(self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]]) -> Array:
-        """The hidden states that transformers computes for `token_ids`, from `checkpoint` and its `config`."""
+    def hidden_states(
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        pictures: Sequence[PictureArrays] = (),
+    ) -> Array:
+        """The hidden states that transformers computes for `token_ids` and `pictures`, from `checkpoint` and its `config`."""
+        from torch_backend.composites import load_composite_backbone
         from torch_backend.models import hidden_states, load_backbone
 
         with _errors(checkpoint.path):
-            model = load_backbone(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
+            if pictures:
+                model = load_composite_backbone(config, _without_head(checkpoint), self.device)
+            else:
+                model = load_backbone(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
             check_token_ids(token_ids, _embedding_rows(model))
-            return hidden_states(model, token_ids)
+            return hidden_states(model, token_ids, pictures)
 
     def causal_logits(
-        self, checkpoint: Checkpoint, config: JsonObject, token_ids: Sequence[Sequence[int]], answers: Sequence[int]
+        self,
+        checkpoint: Checkpoint,
+        config: JsonObject,
+        token_ids: Sequence[Sequence[int]],
+        answers: Sequence[int],
+        pictures: Sequence[PictureArrays] = (),
     ) -> Array:
-        """The logits of `answers` that transformers computes after `token_ids`, from `checkpoint` and its `config`."""
+        """The logits of `answers` after `token_ids` and `pictures` in transformers, from `checkpoint` and its `config`."""
         from torch_backend.composites import load_composite, reads_pictures
         from torch_backend.models import causal_logits, load_causal_lm
 
@@ -86,7 +113,7 @@ class TorchBackend:
             else:
                 model = load_causal_lm(config, _readers(checkpoint), self.device, packed=_packed(checkpoint))
             check_token_ids([*token_ids, answers], _embedding_rows(model))
-            return causal_logits(model, token_ids, answers)
+            return causal_logits(model, token_ids, answers, pictures)
 
 
 class _CheckedClassifier:
@@ -99,13 +126,32 @@ class _CheckedClassifier:
         self.model = model
         self.vocabulary_size = _embedding_rows(model.backbone)
 
-    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+    def logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
         check_token_ids(token_ids, self.vocabulary_size)
-        return self.model.logits(token_ids)
+        with _errors("the output"):
+            return self.model.logits(token_ids, pictures)
 
 
 def _embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def has_towers(config: JsonObject, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is that of a model of pictures, and not of its language model alone.
+
+    Args:
+        config: The config.json.
+        checkpoint: The tensors.
+    """
+    composite = composite_of(config)
+    towers = () if composite is None else tuple(tower for spelling in composite.spellings for tower in spelling.towers)
+    return any(name.startswith(towers) for name in checkpoint.tensors) if towers else False
+
+
+def _without_head(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:
+    """What torch_backend takes of a backbone."""
+    readers = _readers(checkpoint)
+    return {name: read for name, read in readers.items() if not name.startswith(HEADS)}
 
 
 def _readers(checkpoint: Checkpoint) -> dict[str, Callable[[], Array]]:

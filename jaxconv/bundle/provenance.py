@@ -50,6 +50,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "preset": plan.preset,
         "prompt": _prompt(plan),
         "max_length": plan.prompt.max_length,
+        **({} if plan.pixels is None else {"pixels": list(plan.pixels)}),
         "dtype": plan.dtype,
         "head": {"sha256": head.rows_sha256, "num_labels": plan.num_labels},
         "warnings": list(plan.warnings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import typer
 from jaxconv.cli._output import print_json
 from jaxconv.errors import UsageError
 from jaxconv.json_files import JsonDict
-from jaxconv.pairs import STDIN, read_rows
+from jaxconv.pairs import STDIN, access_of, has_pictures, read_rows
 
 if TYPE_CHECKING:
     from jaxconv.scoring import Scorer
@@ -30,13 +31,16 @@ def register(app: typer.Typer) -> None:
 
 def score(
     model: Path = typer.Argument(help="Directory that convert wrote."),
-    query: str | None = typer.Option(None, help="Query to rank the documents for."),
-    document: list[str] = typer.Option([], help="A document; repeat the option for more."),
+    query: str | None = typer.Option(
+        None, help='Query to rank the documents for; \'{"image": path, "text": …}\' for pictures.'
+    ),
+    document: list[str] = typer.Option([], help="A document, or such an object; repeat the option for more."),
     pairs: str | None = typer.Option(None, help='JSONL of {"query", "document"}, "-" for stdin; scored lines go to stdout.'),
     raw: bool = typer.Option(False, "--raw", help="Print raw logits instead of activated scores."),
     instruction: str | None = typer.Option(None, help="Instruction instead of the template's default."),
     backend: str = typer.Option("auto", help="auto, jax or torch."),
     device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
+    allow_remote_images: bool = typer.Option(False, "--allow-remote-images", help="Fetch pictures over http and https."),
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout, sorted by score."),
 ) -> None:
     """Rank documents for a query, or score a stream of pairs."""
@@ -44,14 +48,17 @@ def score(
         raise UsageError("Give either --query with --document, or --pairs FILE.jsonl.")
     if query is not None and not document:
         raise UsageError("--query needs at least one --document.")
-    total = len(document) if pairs is None else _count(pairs)
+    asked, rows = _side(query or ""), [{"document": _side(text)} for text in document]
+    total, pictures = (
+        _survey(pairs) if pairs is not None else (len(rows), any(has_pictures(row | {"query": asked}) for row in rows))
+    )
     from jaxconv.scoring import load
 
     if backend != "torch":
         use_compilation_cache()
-    scorer = load(model, backend=backend, device=device)
-    rows = read_rows(pairs) if pairs is not None else ({"document": text} for text in document)
-    chunks = _scored(scorer, rows, query, total, raw, instruction)
+    scorer = load(model, backend=backend, device=device, pictures=pictures)
+    scorer.access = access_of(pairs or STDIN, allow_remote_images)
+    chunks = _scored(scorer, rows if pairs is None else read_rows(pairs), asked, total, raw, instruction)
     if pairs is not None and not as_json:
         for chunk in chunks:
             print("\n".join(json.dumps(row, ensure_ascii=False) for row in chunk), flush=True)
@@ -86,16 +93,33 @@ def _table(results: list[JsonDict]) -> None:
 
     table = Table("rank", "score", "index", "document")
     for rank, result in enumerate(results, 1):
-        table.add_row(str(rank), f"{result['score']:.6f}", str(result["index"]), Text(result["document"]))
+        table.add_row(str(rank), f"{result['score']:.6f}", str(result["index"]), Text(_shown(result["document"])))
     Console().print(table)
 
 
-def _count(name: str) -> int | None:
-    """The number of pairs of a file, None for a stream. Raises `UsageError` for a bad line, before anything is scored."""
+def _side(text: str) -> str | JsonDict:
+    """A query or a document of the command line; an object with pictures is parsed."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text) if text.startswith("{") else None
+        if isinstance(value, dict) and ("image" in value or "content" in value):
+            return value
+    return text
+
+
+def _shown(document: str | JsonDict) -> str:
+    return document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)[:200]
+
+
+def _survey(name: str) -> tuple[int | None, bool]:
+    """The number of pairs of a file, None for a stream, and whether one has a picture.
+
+    Raises `UsageError` for a bad line, before anything is scored.
+    """
     path = Path(name)
     if name == STDIN or path.is_fifo() or path.is_char_device():
-        return None
-    return sum(1 for _ in read_rows(name))
+        return None, False
+    pictures = [has_pictures(row) for row in read_rows(name)]
+    return len(pictures), any(pictures)
 
 
 def _chunks(rows: Iterable[JsonDict]) -> Iterator[list[JsonDict]]:
@@ -116,12 +140,12 @@ def _chunks(rows: Iterable[JsonDict]) -> Iterator[list[JsonDict]]:
 
 
 def _scored(
-    scorer: Scorer, rows: Iterable[JsonDict], query: str | None, total: int | None, raw: bool, instruction: str | None
+    scorer: Scorer, rows: Iterable[JsonDict], query: str | JsonDict, total: int | None, raw: bool, instruction: str | None
 ) -> Iterator[list[JsonDict]]:
     """Rows with their scores, in order; rows without a query get `query`. Shows progress on stderr if it is a terminal."""
     done, started, shown = 0, time.monotonic(), sys.stderr.isatty()
     for chunk in _chunks(rows):
-        pairs = [(str(row.get("query", query)), str(row["document"])) for row in chunk]
+        pairs = [(row.get("query", query), row["document"]) for row in chunk]
         scores = scorer.score_pairs(pairs, raw, instruction)
         yield [row | {"score": value} for row, value in zip(chunk, scores, strict=True)]
         done += len(chunk)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jaxconv.families.by_proof import PROOF, check_proof_can_run
 from jaxconv.families.family import Family, HeadNames, LogitTransform, score_layer, text_config
-from jaxconv.families.multimodal import COMPOSITES, language_model
+from jaxconv.families.multimodal import COMPOSITES, composite_of, language_model
 from jaxconv.families.parameter import Parameter
 from jaxconv.families.recognition import family_for
 from jaxconv.families.table import FAMILIES
@@ -18,6 +18,6 @@ from jaxconv.families.text_only import text_only_config, without_towers
 
 __all__ = [
     "COMPOSITES", "FAMILIES", "PROOF", "Family", "HeadNames", "LmHead", "LogitTransform", "Parameter", "Rows",
-    "check_backbone", "check_proof_can_run", "disagreement", "family_for", "find_lm_head", "language_model", "num_experts",
-    "score_layer", "text_config", "text_only_config", "tie_word_embeddings", "with_defaults", "without_towers",
+    "check_backbone", "check_proof_can_run", "composite_of", "disagreement", "family_for", "find_lm_head", "language_model",
+    "num_experts", "score_layer", "text_config", "text_only_config", "tie_word_embeddings", "with_defaults", "without_towers",
 ]  # fmt: skip

@@ -116,3 +116,12 @@ def language_model(config: JsonObject) -> JsonObject:
     text, composite = text_config(config), COMPOSITES.get(str(config.get("model_type")))
     row = None if composite is None else composite.texts.get(str(text.get("model_type")))
     return text if composite is None or row is None else {**composite.defaults, **text, "model_type": row}
+
+
+def composite_of(config: JsonObject) -> Composite | None:
+    """How a model reads pictures, whatever its head; None of a model of text.
+
+    Args:
+        config: The config.json of a causal LM or of a classifier.
+    """
+    return COMPOSITES.get(str(config.get("model_type")))

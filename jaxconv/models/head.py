@@ -20,6 +20,7 @@ from jaxconv.models.batching import Batcher
 from jaxconv.models.decoder import Decoder
 from jaxconv.models.loading import load_decoder
 from jaxconv.models.token_ids import check_token_ids
+from jaxconv.pictures import PictureArrays
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
 
@@ -89,8 +90,9 @@ class JaxClassifier:
         """The number of shapes compiled (or fetched from the persistent cache) so far."""
         return len(self._compiled)
 
-    def logits(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw logits [labels] of each sequence of `token_ids`, pooled at its last token."""
+    def logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
+        """Raw logits [labels] of each sequence of `token_ids`, pooled at its last token; `pictures` are empty."""
+        assert not pictures  # the backend says beforehand that it scores none
         check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
         place = self.decoder.place

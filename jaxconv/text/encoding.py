@@ -54,7 +54,9 @@ class PairEncoder:
         """
         return render(self.template, query, document, instruction, self.special_tokens)
 
-    def encode(self, query: str, document: str, instruction: str | None = None) -> EncodedPair:
+    def encode(
+        self, query: str, document: str, instruction: str | None = None, *, kept: str = "", reserved: int = 0
+    ) -> EncodedPair:
         """The token ids of a pair's prompt, special tokens added as vLLM adds them.
 
         A prompt that is too long loses the end of its document, never the template's suffix, which the score is read
@@ -64,32 +66,32 @@ class PairEncoder:
             query: The query.
             document: The document.
             instruction: Replaces the template's own instruction.
+            kept: The start of the document that is never cut, such as marks of pictures.
+            reserved: How many tokens of the longest prompt are left free, for what such marks become.
 
         Raises:
-            UsageError: Even an empty document does not fit, or the prompt has a token without an embedding.
+            UsageError: Even without the rest of the document it does not fit, or the prompt has a token without an embedding.
         """
         prompt = self.render(query, document, instruction)
         encoded = self.vocabulary.tokenize(prompt)
-        if len(encoded.ids) > self.max_length:
-            return self._shorten(query, document, instruction, prompt, encoded)
-        return EncodedPair(document, self._checked(encoded))
-
-    def _shorten(
-        self, query: str, document: str, instruction: str | None, prompt: str, encoded: Encoded
-    ) -> EncodedPair:  # fmt: skip
-        shortest = self.vocabulary.tokenize(self.render(query, "", instruction))
-        if len(shortest.ids) > self.max_length:
-            raise UsageError(f"The query alone takes {len(shortest.ids)} tokens; at most {self.max_length} fit. Shorten it.")
+        if len(encoded.ids) <= self.max_length - reserved:
+            return EncodedPair(document, self._checked(encoded))
+        shortest = self.vocabulary.tokenize(self.render(query, kept, instruction))
+        if len(shortest.ids) > self.max_length - reserved:
+            raise UsageError(
+                f"The query{' and the pictures' if reserved else ''} alone take{'' if reserved else 's'} "
+                f"{len(shortest.ids) + reserved} tokens; at most {self.max_length} fit. Shorten it."
+            )
         for _ in range(ROUNDS):
-            excess = len(encoded.ids) - self.max_length
-            document = document[: _kept(document, prompt, encoded, excess, len(shortest.ids))]
-            if not document:
+            excess = len(encoded.ids) + reserved - self.max_length
+            document = document[: max(_kept(document, prompt, encoded, excess, len(shortest.ids)), len(kept))]
+            if len(document) == len(kept):
                 break
             prompt = self.render(query, document, instruction)
             encoded = self.vocabulary.tokenize(prompt)
-            if len(encoded.ids) <= self.max_length:
+            if len(encoded.ids) <= self.max_length - reserved:
                 return EncodedPair(document, self._checked(encoded))
-        return EncodedPair("", self._checked(shortest))
+        return EncodedPair(kept, self._checked(shortest))
 
     def _checked(self, encoded: Encoded) -> list[int]:
         if self.rows is not None:

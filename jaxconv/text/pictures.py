@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from jaxconv.errors import SourceError
-from jaxconv.families import Family, text_config
+from jaxconv.families import text_config
+from jaxconv.families.row import Composite
 from jaxconv.json_files import JsonObject
 from jaxconv.text.tokenizer import Vocabulary
 
@@ -30,21 +31,21 @@ def side_macro(picture: str) -> str:
     return SIDE.replace("PICTURE", json.dumps(picture, ensure_ascii=False))
 
 
-def picture_mark(family: Family, config: JsonObject, vocabulary: Vocabulary) -> str | None:
+def picture_mark(composite: Composite | None, config: JsonObject, vocabulary: Vocabulary) -> str | None:
     """The text that stands for a picture in the prompts of a family; None for a family of text.
 
     Args:
-        family: The family.
+        composite: How the family reads pictures; None for a family of text.
         config: The config.json.
         vocabulary: The tokenizer.
 
     Raises:
         SourceError: The config names no image token, or the tokenizer lacks it.
     """
-    if family.composite is None:
+    if composite is None:
         return None
-    if family.composite.picture is not None:
-        return family.composite.picture
+    if composite.picture is not None:
+        return composite.picture
     ids = [config.get(key) for key in IMAGE_TOKENS if config.get(key) is not None]
     piece = vocabulary.piece(ids[0]) if ids and type(ids[0]) is int else None
     if piece is None:

@@ -134,7 +134,9 @@ def test_what_transformers_hands_to_a_template_is_handed_in(name: str, tmp_path:
         wanted = chat_ids(source, preamble + text)
     check_scores(case, wanted)
     if name == "the year":
-        assert jaxconv.load(case.output, backend="torch").encoder.render("q", "d") == f"{datetime.date.today().year} q d:"
+        assert (
+            jaxconv.load(case.output, backend="torch").encoder.texts.render("q", "d") == f"{datetime.date.today().year} q d:"
+        )
 
 
 WRONG = {
