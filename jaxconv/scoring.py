@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from jaxconv.activation import activate
 from jaxconv.arguments import checked
@@ -14,11 +13,9 @@ from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend, p
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, read_object, read_optional_object
-from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideText, side_of
+from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideLike, SideText, side_of
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
-
-SideLike: TypeAlias = str | Mapping[str, Any]  # a text, or {"image": path or URL, "text": …}
 
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 

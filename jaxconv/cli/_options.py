@@ -36,6 +36,7 @@ Dtype = Annotated[Optional[str], typer.Option(help="Cast the backbone: float32, 
 AllowApproximate = Annotated[
     bool, typer.Option("--allow-approximate", help="Allow conversions that keep the ranking but not the exact scores.")
 ]
+AllowRemoteImages = Annotated[bool, typer.Option("--allow-remote-images", help="Fetch pictures over http and https.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu or tpu.")]
 Revision = Annotated[Optional[str], typer.Option(help="Branch, tag or commit on the hub.")]
 HubToken = Annotated[Optional[str], typer.Option(help="Hub token.")]

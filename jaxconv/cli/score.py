@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from jaxconv.cli import _options as option
 from jaxconv.cli._output import print_json
 from jaxconv.errors import UsageError
 from jaxconv.json_files import JsonDict
@@ -40,7 +41,7 @@ def score(
     instruction: str | None = typer.Option(None, help="Instruction instead of the template's default."),
     backend: str = typer.Option("auto", help="auto, jax or torch."),
     device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
-    allow_remote_images: bool = typer.Option(False, "--allow-remote-images", help="Fetch pictures over http and https."),
+    allow_remote_images: option.AllowRemoteImages = False,
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout, sorted by score."),
 ) -> None:
     """Rank documents for a query, or score a stream of pairs."""

@@ -49,6 +49,7 @@ def verify(
             help="What that server runs in: float32, bfloat16 or float16; default float32, config.json's if packed."
         ),
     ] = None,
+    allow_remote_images: option.AllowRemoteImages = False,
     classifier_from_tokens: option.Tokens = None,
     token_ids: option.TokenIds = None,
     preset: option.Preset = None,
@@ -91,6 +92,11 @@ def summary(report: Report) -> str:
             f"{scores.max_abs_error:.3g}, {scores.rank_agreement:.1%} in the same order",
             f"tolerance   {scores.tolerance:.3g}: {scores.tolerance_reason}",
         ]
+        if scores.pictures is not None:
+            lines.append(
+                f"pictures    in {scores.pictures.pairs} of these pairs, by {scores.pictures.backend} "
+                f"({KINDS[scores.pictures.kind]}): largest difference {scores.pictures.max_abs_error:.3g}"
+            )
     if vllm is not None:
         lines += [
             f"vllm        {vllm.pairs} pairs by {vllm.url}: largest difference {vllm.max_abs_error:.3g}, "

@@ -64,9 +64,9 @@ class Picture:
         Raises:
             UsageError: The file is damaged, too large, or of no known format.
         """
+        image = self._open()
         from PIL import Image, ImageOps
 
-        image = self._open()
         try:
             image = ImageOps.exif_transpose(image)
             image.load()
@@ -181,6 +181,5 @@ def _fetched(url: str) -> bytes:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"it takes longer than {SECONDS:g} s")
     except (OSError, ValueError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UsageError(f"picture {url:.200} cannot be fetched ({reason}). Download it and give its path.") from None
+        raise UsageError(f"picture {url:.200} cannot be fetched ({error}). Download it and give its path.") from None
     return bytes(data)

@@ -57,9 +57,10 @@ class Side:
 
 
 SideText: TypeAlias = str | Side
+SideLike: TypeAlias = str | Mapping[str, Unchecked]  # a text, or {"image": path or URL, "text": …}
 
 
-def side_of(value: str | JsonObject, access: PictureAccess, where: str) -> SideText:
+def side_of(value: SideLike, access: PictureAccess, where: str) -> SideText:
     """A side of a pair; one without pictures is its text.
 
     Args:

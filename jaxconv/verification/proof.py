@@ -10,6 +10,7 @@ from jaxconv.arguments import checked
 from jaxconv.checkpoint import Checkpoint
 from jaxconv.errors import JaxconvError, SourceError, UsageError, VerificationError
 from jaxconv.model import Model, ReadOptions, read_model
+from jaxconv.pictures import SideLike
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
@@ -21,7 +22,8 @@ from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.jax_trees import how_dequantised
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
-from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.pairs import Pairs, TextPairs, as_texts
+from jaxconv.verification.pictures import check_pixels, mark_of, notes_of, with_pictures
 from jaxconv.verification.prompts import check_ends, encode
 from jaxconv.verification.quantisation import how_read, is_left_out
 from jaxconv.verification.report import Report, unreadable
@@ -43,13 +45,14 @@ def verify(
     source: str | Path,
     output: str | Path,
     *,
-    pairs: str | Path | Sequence[tuple[str, str]] | None = None,
+    pairs: str | Path | Sequence[tuple[SideLike, SideLike]] | None = None,
     backend: str = "auto",
     device: str = "auto",
     tolerance: float | None = None,
     structure_only: bool = False,
     against_vllm: str | None = None,
     server_dtype: str | None = None,
+    allow_remote_images: bool = False,
     report: str | Path | None = None,
     base: str | Path | None = None,
     layout: str | None = None,
@@ -73,7 +76,8 @@ def verify(
     Args:
         source: The causal LM: a directory, a hub id, or the URI of an Orbax checkpoint.
         output: The directory that `convert` wrote.
-        pairs: What is scored: a JSONL file of {"query", "document"}, or (query, document) tuples; built-in pairs if None.
+        pairs: What is scored: a JSONL file of {"query", "document"}, or (query, document) tuples; built-in pairs if None. For
+            a model that reads pictures a side may be {"image": path or URL, "text": …}, and the built-in pairs have some.
         backend: What runs the models: "auto" (two implementations, if two are installed and run the model), "jax" or "torch".
             A backend that is named runs both sides, and no other is imported.
         device: Where they run: "auto", "cpu", "gpu" or "tpu".
@@ -83,6 +87,7 @@ def verify(
         against_vllm: The address of a vLLM server that serves `output`, whose raw scores are compared too.
         server_dtype: What the server runs in: "float32", "bfloat16" or "float16"; vLLM does not say it. By default the dtype
             of config.json for packed weights, else float32. It decides how far the server's scores may be off.
+        allow_remote_images: Fetch pictures of pairs from http and https addresses.
         report: A directory for report.html and report.json. They are written whatever is found, also if the source or the
             output cannot be read.
         base: A model whose config and tokenizer are used, for sources that hold only weights.
@@ -114,7 +119,7 @@ def verify(
         >>> report.passed, report.scores.kind
         (True, 'independent')
     """
-    scoring = ScoreOptions(pairs, backend, device, tolerance, structure_only, against_vllm, server_dtype)
+    scoring = ScoreOptions(pairs, backend, device, tolerance, structure_only, against_vllm, server_dtype, allow_remote_images)
     claims = Claims(preset, method, classifier_from_tokens, token_ids, read_template(template))
     directory = None if report is None else prepare(Path(report).expanduser())
     try:
@@ -170,15 +175,16 @@ def prove(
     findings = [
         *output.findings, *expected.findings, *arrays.findings, *adapter.findings, *structure.findings, *head.findings,
         *check_config(model, output, expected), *check_tokenizer(model, output), *template,
-        *check_recorded_templates(output),
+        *check_recorded_templates(output), *check_pixels(model, output),
     ]  # fmt: skip
     notes: list[str] = []
     scores = None
+    texts = as_texts(pairs[:TEXTS], mark_of(model))
     if not template:
-        findings += check_claimed_prompt(output, source.assets, expected.prompt, pairs[:TEXTS])
+        findings += check_claimed_prompt(output, source.assets, expected.prompt, texts)
     if not scoring.structure_only:
         if not template:
-            _check_text(source, folder, pairs, findings, notes)
+            _check_text(source, folder, texts, findings, notes)
         reason = _cannot_run(structure, head, template)
         if reason is None:
             scores = _scores(Compared(model, arrays, merges, output, expected), pairs, scoring, findings, notes)
@@ -201,9 +207,9 @@ def _dtype_of(name: str, arrays: SourceFiles, model: Model) -> str:
     return refs[0].dtype if refs else model.dtype
 
 
-def _check_text(source: Source, folder: Path, pairs: Pairs, findings: list[str], notes: list[str]) -> None:
+def _check_text(source: Source, folder: Path, pairs: TextPairs, findings: list[str], notes: list[str]) -> None:
     """Prompts and token ids through transformers; without it a note says what rests on jaxconv's own reading."""
-    text = check_text(source.assets, folder, pairs[:TEXTS])
+    text = check_text(source.assets, folder, pairs)
     findings += text.findings
     if text.own_reading and not text.findings:
         notes.append(
@@ -221,7 +227,7 @@ def _notes(model: Model, expected: Expected, scores: Scores | None, scoring: Sco
     if scores is not None and model.packed is not None:
         yield how_read(model, scores.quantizer)
     if model.family.composite is not None and scores is not None:
-        yield "pairs of text were scored and no pictures; the tensors that read these are copied and were compared by bits."
+        yield from notes_of(scores.pictures)
     if model.whole is not None and scores is not None and scores.backend.startswith("torch"):
         yield f"the source's scores are those of {model.whole.architecture}, towers included; the output has none."
     if model.dequantised is not None:
@@ -237,6 +243,7 @@ def _scores(compared: Compared, pairs: Pairs, scoring: ScoreOptions, findings: l
     """The comparison of scores, its findings added; None, and a finding, where a model cannot be run."""
     tolerance = scoring.tolerance if scoring.against_vllm is None else None
     sides = choose_sides(scoring.backend, scoring.device, compared)
+    pairs = with_pictures(compared.model, sides.source.name, pairs, scoring.pairs is None, notes)
     try:
         prompts = encode(compared.model, compared.output, pairs)
         findings += check_ends(prompts, compared.output)

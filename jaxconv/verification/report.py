@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from jaxconv.json_files import JsonDict
 from jaxconv.verification.head import Head
@@ -54,7 +54,8 @@ class Report:
                 (the names of the others).
             head: `exact` (whether the stored head is the recomputed one) and `max_abs_error` of an element.
             scores: None, or `pairs`, `max_abs_error`, `rank_agreement`, `tolerance`, `tolerance_reason`, `backend` and `kind`
-                ("independent": two implementations computed the two sides; "consistency": one did).
+                ("independent": two implementations computed the two sides; "consistency": one did), and `pictures`: None,
+                or of the pairs with pictures `pairs` (how many), `max_abs_error`, `backend` and `kind`.
             vllm: None, or `url`, `dtype` (of the server), `pairs`, `max_abs_error`, `rank_agreement`, `tolerance` and
                 `tolerance_reason`.
             findings: A sentence for everything that is wrong.
@@ -69,7 +70,7 @@ class Report:
                 "mismatched": list(self.structure.mismatched),
             },
             "head": {"exact": self.head.exact, "max_abs_error": finite(self.head.max_abs_error)},
-            "scores": None if scores is None else _measured(scores) | {"backend": scores.backend, "kind": scores.kind},
+            "scores": None if scores is None else _measured(scores) | _computed(scores),
             "vllm": None if vllm is None else {"url": vllm.url, "dtype": vllm.dtype} | _measured(vllm),
             "findings": list(self.findings),
             "notes": list(self.notes),
@@ -78,6 +79,7 @@ class Report:
     def rows(self) -> Iterator[JsonDict]:
         """One row for each pair and label: query, document, label, raw scores of source and output, their difference.
 
+        A picture is its name in brackets.
         With a vLLM server also its raw score and its difference from the output's. Numbers that are not finite are None.
         """
         if self.scores is None:
@@ -85,7 +87,7 @@ class Report:
         scores = self.scores
         for number, (query, document) in enumerate(scores.scored):
             for label, (source, output) in enumerate(zip(scores.source[number], scores.output[number], strict=True)):
-                row = {"query": query, "document": document, "label": label, "source": finite(source)}
+                row = {"query": str(query), "document": str(document), "label": label, "source": finite(source)}
                 row |= {"output": finite(output), "error": finite(output - source)}
                 if self.vllm is not None:
                     served = self.vllm.scores[number]
@@ -106,6 +108,13 @@ def _measured(scores: Scores | Served) -> JsonDict:
         "tolerance": scores.tolerance,
         "tolerance_reason": scores.tolerance_reason,
     }
+
+
+def _computed(scores: Scores) -> JsonDict:
+    """What computed the scores, and those of pictures apart."""
+    pictures = scores.pictures
+    described = None if pictures is None else asdict(pictures) | {"max_abs_error": finite(pictures.max_abs_error)}
+    return {"backend": scores.backend, "kind": scores.kind, "pictures": described}
 
 
 def finite(value: float | None) -> float | None:

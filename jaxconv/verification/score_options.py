@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.errors import UsageError
+from jaxconv.pictures import SideLike
 from jaxconv.verification.pairs import Pairs, read_pairs
 from jaxconv.verification.server_dtype import check_server_dtype
 from jaxconv.verification.vllm import server_url
@@ -17,13 +18,14 @@ from jaxconv.verification.vllm import server_url
 class ScoreOptions:
     """How scores are compared; the names are those of `verify`."""
 
-    pairs: str | Path | Sequence[tuple[str, str]] | None = None
+    pairs: str | Path | Sequence[tuple[SideLike, SideLike]] | None = None
     backend: str = "auto"
     device: str = "auto"
     tolerance: float | None = None
     structure_only: bool = False
     against_vllm: str | None = None
     server_dtype: str | None = None
+    allow_remote_images: bool = False
 
 
 def check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
@@ -42,4 +44,4 @@ def check_options(scoring: ScoreOptions) -> tuple[Pairs, str | None]:
         raise UsageError("--against-vllm compares scores, which --structure-only leaves out; give one of them.")
     check_server_dtype(scoring.server_dtype, scoring.against_vllm)
     url = None if scoring.against_vllm is None else server_url(scoring.against_vllm)
-    return read_pairs(scoring.pairs), url
+    return read_pairs(scoring.pairs, scoring.allow_remote_images), url

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jaxconv.backends import Backend
+from jaxconv.pictures import PictureArrays
 from jaxconv.scoring import load
 from jaxconv.verification.by_proof import proven_logits
 from jaxconv.verification.head import combine, logit_factor
 from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.pictures import Pictured, why_not
 from jaxconv.verification.prompts import Prompts
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.sides import Compared, Kind, Sides
@@ -27,19 +30,21 @@ class Scores:
     """Raw scores of both sides.
 
     Attributes:
-        pairs: How many pairs were scored.
+        pairs: How many pairs were scored, those with pictures included.
         max_abs_error: The largest difference of a raw score.
         rank_agreement: The share of pairs in the same order, among those further apart than the tolerance allows to swap.
         tolerance: The largest difference that passes.
         tolerance_reason: Where the tolerance comes from.
-        backend: What computed the two sides: "torch and jax" (source and output), or one name if it computed both.
-        kind: "independent" if two implementations computed the two sides, else "consistency".
+        backend: What computed the two sides of pairs of text: "torch and jax" (source and output), or one name if it
+            computed both.
+        kind: "independent" if two implementations computed the two sides of these, else "consistency".
         findings: What is wrong, a sentence each.
         scored: The pairs, documents cut where the model takes no more.
         lengths: Tokens of the prompts.
         source: Raw scores of the source [pairs][labels].
         output: Raw scores of the output [pairs][labels].
         quantizer: Whether transformers read both sides with its quantizer; else packed weights were dequantised by jaxconv.
+        pictures: What was scored of the pairs with pictures; None if there were none.
     """
 
     pairs: int
@@ -55,6 +60,7 @@ class Scores:
     source: tuple[tuple[float, ...], ...]
     output: tuple[tuple[float, ...], ...]
     quantizer: bool = False
+    pictures: Pictured | None = None
 
 
 def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance: float | None) -> Scores:
@@ -74,37 +80,61 @@ def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance
     """
     expected = compared.expected
     findings: list[str] = []
-    results: dict[str, Array] = {}
+    results: dict[str, tuple[list[int], Array]] = {}  # by backend: the pairs that it scored, and their scores
     quantizer = sides.quantizer
     if compared.model.family.by_proof or quantizer:
-        logits, magnitude, results["torch"] = proven_logits(compared, prompts, sides.source.device, findings)
+        logits, magnitude, scores = proven_logits(compared, prompts, sides.source.device, findings)
+        results["torch"] = (list(range(len(prompts.pairs))), scores)
     else:
         logits, magnitude = _source_logits(compared, sides.source, prompts)
         for runner in reversed(sides.output):  # the reported one last: JAX keeps the memory of an accelerator that it took
             gc.collect()
-            results[runner.name], size = _output_logits(compared, runner, prompts, findings)
-            magnitude = max(magnitude, size)
+            if rows := _rows_of(compared, runner, prompts):
+                scores, size = _output_logits(compared, runner, prompts.of(rows), findings)
+                results[runner.name] = (rows, scores)
+                magnitude = max(magnitude, size)
     truth = combine(logits.T, expected.method).T * expected.scale + expected.bias
     factor = abs(expected.scale * logit_factor(compared.model.config))
     limit, reason = _tolerance(compared.model.lm_head.weight.shape[1], magnitude * factor, tolerance)
-    reported = results[sides.output[0].name]
-    for name, actual in results.items():
-        findings += _findings(truth, actual, limit, prompts.pairs, _computed_by(sides.source.name, name))
+    ran, reported = Sides(sides.source, tuple(runner for runner in sides.output if runner.name in results)), truth.copy()
+    for runner in reversed(ran.output):
+        rows, scores = results[runner.name]
+        reported[rows] = scores
+    for name, (rows, scores) in results.items():
+        part = tuple(prompts.pairs[row] for row in rows)
+        findings += _findings(truth[rows], scores, limit, part, _computed_by(sides.source.name, name))
     return Scores(
         pairs=len(prompts.pairs),
         max_abs_error=_worst(truth, reported),
         rank_agreement=rank_agreement(truth, reported, 2 * limit),
         tolerance=limit,
         tolerance_reason=reason,
-        backend=sides.name,
-        kind=sides.kind,
+        backend=ran.name,
+        kind=ran.kind,
         findings=tuple(findings),
         scored=prompts.pairs,
         lengths=prompts.lengths,
         source=_rows(truth),
         output=_rows(reported),
         quantizer=quantizer,
+        pictures=_pictured(compared, sides, prompts, truth, reported),
     )
+
+
+def _rows_of(compared: Compared, backend: Backend, prompts: Prompts) -> list[int]:
+    """The pairs that a backend scores: those with pictures where it reads them."""
+    every = not any(prompts.pictured) or why_not(compared.model, backend.name) is None
+    return [row for row, pictured in enumerate(prompts.pictured) if every or not pictured]
+
+
+def _pictured(compared: Compared, sides: Sides, prompts: Prompts, truth: Array, reported: Array) -> Pictured | None:
+    """What was scored of pairs with pictures."""
+    rows = [row for row, pictured in enumerate(prompts.pictured) if pictured]
+    if not rows:
+        return None
+    scorers = tuple(runner for runner in sides.output if why_not(compared.model, runner.name) is None)
+    ran = Sides(sides.source, scorers)
+    return Pictured(len(rows), _worst(truth[rows], reported[rows]), ran.name, ran.kind)
 
 
 def _computed_by(source: str, output: str) -> str:
@@ -123,7 +153,7 @@ def _findings(truth: Array, actual: Array, limit: float, pairs: Pairs, by: str) 
         query, document = pairs[int(np.argmax(np.where(np.isfinite(error), error, np.inf).max(axis=1)))]
         findings.append(
             f"raw scores differ by {worst:.3g}, more than the tolerance {limit:.3g} ({by}); the worst pair is "
-            f"{query!r:.80} and {document!r:.80}."
+            f"{str(query)!r:.80} and {str(document)!r:.80}."
         )
     agreement = rank_agreement(truth, actual, 2 * limit)
     if agreement < 1:
@@ -159,10 +189,11 @@ def _source_logits(compared: Compared, backend: Backend, prompts: Prompts) -> tu
     import numpy as np
 
     ids, answers = prompts.token_ids, compared.expected.token_ids
+    pictures = _pictures(prompts)
     if backend.name == "torch":
         checkpoint, config = compared.causal_lm
-        return backend.causal_logits(checkpoint, config, ids, answers).astype(np.float64), 0.0
-    hidden = backend.hidden_states(compared.backbone, compared.plain_config, ids).astype(np.float64)
+        return backend.causal_logits(checkpoint, config, ids, answers, pictures).astype(np.float64), 0.0
+    hidden = backend.hidden_states(compared.backbone, compared.plain_config, ids, pictures).astype(np.float64)
     factor = logit_factor(compared.model.config)
     logits = hidden @ _answer_rows(compared).T * factor
     if compared.model.lm_head.bias is not None:
@@ -176,12 +207,16 @@ def _output_logits(compared: Compared, backend: Backend, prompts: Prompts, findi
 
     if backend.name != "torch":
         scorer = load(compared.output.folder, backend=backend.name, device=backend.device)
-        encoded = [tuple(scorer.encode(query, document)) for query, document in prompts.pairs]
+        encoded = [tuple(scorer.encode_sides(query, document).ids) for query, document in prompts.pairs]
         if encoded != list(prompts.token_ids):
             findings.append("jaxconv.load gives other token ids than the template and the source's tokenizer.")
-        return np.asarray(scorer.token_logits(prompts.token_ids), np.float64), 0.0
-    hidden = backend.hidden_states(*compared.classifier, prompts.token_ids).astype(np.float64)
+        return np.asarray(scorer.token_logits(prompts.token_ids, _pictures(prompts)), np.float64), 0.0
+    hidden = backend.hidden_states(*compared.classifier, prompts.token_ids, _pictures(prompts)).astype(np.float64)
     return hidden @ compared.score_weight.T + compared.score_bias, _magnitude(hidden, compared)
+
+
+def _pictures(prompts: Prompts) -> Sequence[PictureArrays]:
+    return prompts.pictures if any(prompts.pictured) else ()
 
 
 def _answer_rows(compared: Compared) -> Array:

@@ -13,7 +13,7 @@ from jaxconv.text.prompt import render
 from jaxconv.text.tokenizer import Vocabulary
 from jaxconv.verification.claimed_prompt import ClaimedPrompt
 from jaxconv.verification.output import Output
-from jaxconv.verification.pairs import Pairs
+from jaxconv.verification.pairs import TextPairs
 
 TEMPLATE = "score_template.jinja"
 
@@ -57,7 +57,7 @@ def check_recorded_templates(output: Output) -> Iterator[str]:
             yield f"{name} is not the file that the conversion wrote: its sha256 is not the one in jaxconv.json."
 
 
-def check_claimed_prompt(output: Output, assets: Path, claimed: ClaimedPrompt | None, pairs: Pairs) -> Iterator[str]:
+def check_claimed_prompt(output: Output, assets: Path, claimed: ClaimedPrompt | None, pairs: TextPairs) -> Iterator[str]:
     """Whether the output's template gives the token ids of the prompt that it must have.
 
     Args:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from jaxconv.errors import UsageError, VerificationError
 from jaxconv.json_files import JsonObject
+from jaxconv.pictures import SideText
 from jaxconv.verification.pairs import Pairs
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.scores import Scores
@@ -159,7 +160,8 @@ def _ask(url: str, name: str, pairs: Pairs) -> tuple[list[float], int | None]:
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
         body = {"model": name, "use_activation": False}
-        body |= {"queries": [query for query, _ in batch], "documents": [document for _, document in batch]}
+        queries, documents = ([_sent(pair[place]) for pair in batch] for place in (0, 1))
+        body |= {"queries": queries, "documents": documents}
         answer = _request(url, "/score", body, SCORE_SECONDS)
         values = list(_scores(answer))
         if len(values) != len(batch):
@@ -169,6 +171,11 @@ def _ask(url: str, name: str, pairs: Pairs) -> tuple[list[float], int | None]:
         count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         tokens.append(count if isinstance(count, int) else None)
     return scores, None if None in tokens else sum(count or 0 for count in tokens)
+
+
+def _sent(side: SideText) -> str | JsonObject:
+    """A side as a request has it; pictures as data: URLs, which no server has to fetch."""
+    return side if isinstance(side, str) else side.request()
 
 
 def _scores(answer: Any) -> Iterator[float]:

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 import jaxconv
-from jaxconv.errors import UsageError
-from jaxconv.pairs import read_rows
 from jaxconv.presets import get
 from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.presets.pixel_limits import pixels_to_serve
@@ -127,14 +125,6 @@ def test_the_source_s_own_template_takes_parts(tmp_path: Path) -> None:
     assert render(template, "a", "<P>b") == rendered_parts(template, ["a"], [None, "b"]) == "query:a|document:<P>b|"
     assert jaxconv.verify(source, tmp_path / "out", structure_only=True).passed
     assert not (tmp_path / "out" / "modules.json").exists()
-
-
-def test_pairs_with_pictures_are_told_where_to_go(tmp_path: Path) -> None:
-    """`score` and `verify` take pairs of text."""
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"query": "a", "document": {"image": "x.png", "text": "b"}}))
-    with pytest.raises(UsageError, match=r"line 1 has an object where a text is expected.*does not score pictures yet"):
-        list(read_rows(str(pairs)))
 
 
 @pytest.mark.parametrize(("ending", "told"), [(".", False), ("", True), ("\n", False)])
