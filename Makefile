@@ -15,6 +15,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	# Beside a torch for CPUs, a torchvision for CUDA fails to import at what describes its compiled part; nothing here uses it.
+	$(VENV)/bin/python -c "import torchvision" 2>/dev/null || \
+	: > "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torchvision/_meta_registrations.py"
 	touch $@
 
 $(VLLM_VENV)/.installed: requirements/vllm.txt examples/setup_vllm.sh

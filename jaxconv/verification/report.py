@@ -42,7 +42,8 @@ class Report:
         verdict = "passed" if self.passed else f"FAILED, {len(self.findings)} findings"
         scores = "scores not compared"
         if self.scores is not None:
-            scores = f"{self.scores.pairs} pairs within {self.scores.max_abs_error:.2g} ({self.scores.kind})"
+            pictures = "" if self.scores.pictures is None else f", {self.scores.pictures.pairs} with pictures,"
+            scores = f"{self.scores.pairs} pairs{pictures} within {self.scores.max_abs_error:.2g} ({self.scores.kind})"
         return f"Report({verdict}: {self.structure.identical} of {self.structure.tensors} tensors identical, {scores})"
 
     def to_json(self) -> JsonDict:

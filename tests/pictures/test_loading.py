@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
 import threading
 import time
@@ -124,9 +125,10 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path in ("/a.png", "/slow"):
             self.send_response(200)
             self.end_headers()
-            for index in range(0, len(PNG), 8):
-                self.wfile.write(PNG[index : index + 8])
-                time.sleep(0.02 if self.path == "/slow" else 0)
+            with contextlib.suppress(BrokenPipeError):  # the client has had enough
+                for index in range(0, len(PNG), 8):
+                    self.wfile.write(PNG[index : index + 8])
+                    time.sleep(0.02 if self.path == "/slow" else 0)
         else:
             self.send_error(404)
 

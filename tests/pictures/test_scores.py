@@ -80,14 +80,23 @@ def causal(source: Path, output: Path, mark: str, folder: Path, size: dict[str, 
     return scores
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "gemma3", "llava", "internvl"])
-def test_scores_are_the_causal_lms(name: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["qwen2_5_vl", pytest.param("qwen2_vl", marks=pytest.mark.slow), "qwen3_5", "gemma3", "llava", "internvl"]
+)
+def test_scores_are_the_causal_lms(name: str, folder: Path) -> None:
     """In one call, so that texts and pictures are batched, and one by one."""
-    composite = folder if name == "qwen3_vl" and (folder / name).exists() else tmp_path
-    if composite is tmp_path:
-        (tmp_path / "prompt.jinja").write_text(TEMPLATE)
-    source, output = (folder / name, folder / f"{name}-out") if composite is folder else converted(tmp_path, name)
-    expected = causal(source, output, MARKS.get(name, QWEN_MARK), folder)
+    source, output = converted(folder, name)
+    check_scores(source, output, folder, MARKS.get(name, QWEN_MARK))
+
+
+def test_scores_of_qwen3_vl(qwen3_vl: tuple[Path, Path], folder: Path) -> None:
+    """Likewise, with deepstack and interleaved positions."""
+    check_scores(*qwen3_vl, folder, QWEN_MARK)
+
+
+def check_scores(source: Path, output: Path, folder: Path, mark: str) -> None:
+    """Every pair, batched and alone, against the causal LM."""
+    expected = causal(source, output, mark, folder)
     assert max(expected) - min(expected) > 0.01
     scorer = jaxconv.load(output, backend="torch")
     pairs = [(side(*query, folder), side(*document, folder)) for query, document in PAIRS]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import jaxconv
+from jaxconv.json_files import read_object
+from jaxconv.pictures import Picture, Side, SideEncoder
 from jaxconv.presets import get
 from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.presets.pixel_limits import pixels_to_serve
 from jaxconv.text.chat_environment import render_variables
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import render, variables_of
-from tests.support.authors import qwen3_vl_reranker
-from tests.support.multimodal import composite_checkpoint
+from tests.support.authors import qwen3_vl_cut, qwen3_vl_reranker
+from tests.support.multimodal import composite_checkpoint, picture
 from tests.support.real_checkpoints import checkpoint_of
 
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -60,6 +64,31 @@ def test_ids_are_the_authors_with_pictures(tmp_path: Path) -> None:
             text = rendered_parts(encoder.template, query, document)
             assert text == render(encoder.template, as_string(query), as_string(document))
             assert encoder.vocabulary.ids(text) == encode(parts(query), parts(document), None), (query, document)
+
+
+@pytest.mark.slow
+def test_a_long_prompt_is_cut_as_the_authors_cut_it(tmp_path: Path) -> None:
+    """Pictures in query and document, their tokens expanded, and every length down to the bare document's."""
+    source, output = checkpoint_of(PRESET, tmp_path / "source"), tmp_path / "output"
+    jaxconv.convert(source, output, preset=PRESET.name, backend="numpy")
+    pictures = [Picture(f"{seed}.png", picture(40, 50, seed)) for seed in range(2)]
+    config, record = read_object(output / "config.json", ""), read_object(output / "jaxconv.json", "")
+    encoder = SideEncoder(folder_encoder(output, 2**30), output, config, record)
+    special = set(AutoTokenizer.from_pretrained(source).all_special_ids)
+    for query, document in (
+        ("a query", Side(LONG, (pictures[0],))),
+        (Side("like this", (pictures[0],)), LONG),
+        (Side("like this", (pictures[0],)), Side(LONG, tuple(pictures))),
+    ):
+        encoder.texts.max_length = 2**30
+        whole = encoder.encode(query, document).ids
+        bare = len(encoder.encode(query, "x" if isinstance(document, str) else replace(document, text="")).ids)
+        for length in (len(whole), len(whole) - 1, len(whole) - 100, (len(whole) + bare) // 2, bare + 20):
+            encoder.texts.max_length = length
+            ids, theirs = encoder.encode(query, document).ids, qwen3_vl_cut(whole, special, length)
+            assert len(ids) <= len(theirs) == length
+            assert [i for i in ids if i in special] == [i for i in theirs if i in special]
+            assert ids == theirs, (length, len(ids))
 
 
 def test_a_template_of_ones_own_takes_strings_and_parts() -> None:

@@ -119,16 +119,21 @@ def qwen3_vl_reranker(model: Path, max_length: int) -> Callable[..., list[int]]:
         text = QWEN_SYSTEM + f"<Instruct>: {instruction or QWEN_VL_TASK}"
         text += f"<Query>:{qwen3_vl_parts(query)}" + f"\n<Document>:{qwen3_vl_parts(document)}"
         ids = list(tokenizer(text + "<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
-        front, end = ids[:-5], ids[-5:]
-        room = max_length - 5 - sum(index in special for index in front)
-        kept: list[int] = []
-        for index in front:
-            room -= index not in special
-            if index in special or room >= 0:
-                kept.append(index)
-        return [*kept, *end]
+        return qwen3_vl_cut(ids, special, max_length)
 
     return encode
+
+
+def qwen3_vl_cut(ids: list[int], special: set[int], max_length: int) -> list[int]:
+    """truncate_tokens_optimized: the last five ids are kept, and of the others the special ones; the rest loses its end."""
+    front, end = ids[:-5], ids[-5:]
+    room = max_length - 5 - sum(index in special for index in front)
+    kept: list[int] = []
+    for index in front:
+        room -= index not in special
+        if index in special or room >= 0:
+            kept.append(index)
+    return [*kept, *end]
 
 
 def ctxl(model: Path, max_length: int) -> Encode:
