@@ -12,7 +12,7 @@ from jaxconv.arguments import checked
 from jaxconv.backends import Classifier, DeviceMesh, check_dtype, get_backend, pictures_unsupported
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
-from jaxconv.json_files import JsonObject, read_object, read_optional_object
+from jaxconv.json_files import JsonObject, Unchecked, read_object, read_optional_object
 from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideLike, SideText, side_of
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
@@ -32,7 +32,7 @@ class Ranked:
 
     index: int
     score: float
-    document: SideLike
+    document: Unchecked
 
 
 @checked

@@ -110,18 +110,6 @@ def mark_of(model: Model) -> str | None:
     return picture_mark(model.family.composite, model.config, Vocabulary(model.source.assets))
 
 
-def why_not(model: Model, backend: str) -> str | None:
-    """Why a backend does not compute the source's scores of pictures; None if it does.
-
-    Args:
-        model: The source.
-        backend: The name of the backend.
-    """
-    if model.packed is not None:
-        return "pictures of quantised models are not scored; expected pairs of text."
-    return pictures_unsupported(backend, model.config)
-
-
 def with_pictures(model: Model, backend: str, pairs: Pairs, built_in: bool, notes: list[str]) -> Pairs:
     """The pairs that are scored: of a model that reads pictures the built-in ones with pictures too.
 
@@ -137,7 +125,7 @@ def with_pictures(model: Model, backend: str, pairs: Pairs, built_in: bool, note
     """
     if model.family.composite is None:
         return pairs
-    reason = why_not(model, backend)
+    reason = pictures_unsupported(backend, model.config)
     if built_in and reason is None:
         return (*pairs, *built_in_pairs())
     if built_in:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jaxconv.backends import Backend
+from jaxconv.backends import Backend, pictures_unsupported
 from jaxconv.pictures import PictureArrays
 from jaxconv.scoring import load
 from jaxconv.verification.by_proof import proven_logits
 from jaxconv.verification.head import combine, logit_factor
 from jaxconv.verification.pairs import Pairs
-from jaxconv.verification.pictures import Pictured, why_not
+from jaxconv.verification.pictures import Pictured
 from jaxconv.verification.prompts import Prompts
 from jaxconv.verification.rank_agreement import rank_agreement
 from jaxconv.verification.sides import Compared, Kind, Sides
@@ -123,7 +123,7 @@ def compare_scores(compared: Compared, sides: Sides, prompts: Prompts, tolerance
 
 def _rows_of(compared: Compared, backend: Backend, prompts: Prompts) -> list[int]:
     """The pairs that a backend scores: those with pictures where it reads them."""
-    every = not any(prompts.pictured) or why_not(compared.model, backend.name) is None
+    every = not any(prompts.pictured) or pictures_unsupported(backend.name, compared.model.config) is None
     return [row for row, pictured in enumerate(prompts.pictured) if every or not pictured]
 
 
@@ -132,7 +132,7 @@ def _pictured(compared: Compared, sides: Sides, prompts: Prompts, truth: Array, 
     rows = [row for row, pictured in enumerate(prompts.pictured) if pictured]
     if not rows:
         return None
-    scorers = tuple(runner for runner in sides.output if why_not(compared.model, runner.name) is None)
+    scorers = tuple(runner for runner in sides.output if pictures_unsupported(runner.name, compared.model.config) is None)
     ran = Sides(sides.source, scorers)
     return Pictured(len(rows), _worst(truth[rows], reported[rows]), ran.name, ran.kind)
 

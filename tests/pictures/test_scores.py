@@ -20,7 +20,7 @@ from jaxconv.pictures import Picture, Side, SideEncoder
 from jaxconv.text.prompt import render
 from tests.support.multimodal import composite_checkpoint, picture
 
-MARKS = {"gemma3": "<start_of_image>", "llava": "<image>", "internvl": "<IMG_CONTEXT>"}
+MARKS = {"gemma3": "<start_of_image>", "llava": "<image>", "internvl": "<IMG_CONTEXT>", "mistral3": "[IMG]"}
 QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 SIZES = {"aligned.png": (256, 256), "odd.png": (301, 257), "small.png": (30, 41)}
 # Query and document, each the names of its pictures and its text.
@@ -81,7 +81,8 @@ def causal(source: Path, output: Path, mark: str, folder: Path, size: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen2_5_vl", pytest.param("qwen2_vl", marks=pytest.mark.slow), "qwen3_5", "gemma3", "llava", "internvl"]
+    "name",
+    ["qwen2_5_vl", pytest.param("qwen2_vl", marks=pytest.mark.slow), "qwen3_5", "gemma3", "llava", "internvl", "mistral3"],
 )
 def test_scores_are_the_causal_lms(name: str, folder: Path) -> None:
     """In one call, so that texts and pictures are batched, and one by one."""

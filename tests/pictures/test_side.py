@@ -36,6 +36,10 @@ def access(tmp_path: Path) -> PictureAccess:
             MARK + "x",
         ),
         ({"content": [{"type": "image", "image": "a.png"}]}, MARK),
+        (
+            {"content": [{"type": "text", "text": "x"}, {"type": "image", "image": "a.png"}, {"type": "text", "text": "y"}]},
+            MARK + "x\ny",
+        ),
         ({"image": ["a.png", "b.png"], "text": f"a {MARK} within"}, f"{MARK}a {MARK} within"),
     ],
 )

@@ -188,7 +188,14 @@ TINY: Mapping[str, Tiny] = {
             "num_attention_heads": 2, "image_size": 56, "patch_size": 14,
         },
         {"image_token_index": "[IMG]"},
-        {"processor_config.json": {"processor_class": "PixtralProcessor", "patch_size": 14, "spatial_merge_size": 2}},
+        {
+            "processor_config.json": {"processor_class": "PixtralProcessor", "patch_size": 14, "spatial_merge_size": 2},
+            "preprocessor_config.json": {
+                "image_processor_type": "PixtralImageProcessor", "processor_class": "PixtralProcessor",
+                "size": {"longest_edge": 56}, "patch_size": {"height": 14, "width": 14},
+            },
+        },
+        named={"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"},
     ),
 }  # fmt: skip
 

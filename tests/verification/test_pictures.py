@@ -88,8 +88,6 @@ def test_pairs_of_the_caller(qwen3_vl: Converted, tmp_path: Path) -> None:
 def test_what_cannot_be_scored_is_said(qwen3_vl: Converted, qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built-in pictures are left out with a note; the caller's are an error."""
     pair: Any = ("a", {"image": str(qwen3_vl[0].parent / "odd.png")})
-    report = jaxconv.verify(*qwen3_vl, backend="jax")
-    assert report.passed and any("JAX scores pairs of text of qwen3_vl" in note for note in report.notes)
     with pytest.raises(UsageError, match=r"JAX scores pairs of text.*--backend torch"):
         jaxconv.verify(*qwen3_vl, pairs=[pair], backend="jax")
     text = qwen3_vl[0].parent / "text"
@@ -101,6 +99,14 @@ def test_what_cannot_be_scored_is_said(qwen3_vl: Converted, qwen3: Path, monkeyp
     assert report.passed and any("pictures need torchvision" in note for note in report.notes)
     with pytest.raises(UsageError, match="pictures need torchvision"):
         jaxconv.verify(*qwen3_vl, pairs=[pair])
+
+
+@pytest.mark.slow
+def test_jax_alone_leaves_pictures_out(qwen3_vl: Converted) -> None:
+    """The note says whom to ask."""
+    report = jaxconv.verify(*qwen3_vl, backend="jax")
+    assert report.passed and report.scores is not None and report.scores.pictures is None
+    assert any("JAX scores pairs of text of qwen3_vl" in note for note in report.notes)
 
 
 def copied(output: Path, folder: Path) -> Path:
