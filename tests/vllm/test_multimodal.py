@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -97,6 +98,11 @@ def check_served(
             if exact or not (PAIRS[number][0][0] or PAIRS[number][1][0]):
                 assert abs(raw["data"][0]["score"] - truth[number]) <= 1e-4, PAIRS[number]
         check_ranked(url, queries[2], documents[2:5])
+        if exact:
+            with contextlib.chdir(output):  # the card's line serves the working directory
+                report = jaxconv.verify(source, output, backend="torch", against_vllm=url)
+            assert report.passed and report.vllm is not None and report.scores is not None, report.findings
+            assert report.scores.pictures is not None and report.vllm.max_abs_error <= 1e-4
         for body in re.findall(r"-d '(\{.*\})'$", card, re.MULTILINE):
             path = "/rerank" if '"query"' in body else "/score"
             answer = ask(url, path, **json.loads(body))
