@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxconv.errors import SourceError, UsageError
 from jaxconv.json_files import JsonDict, parse_json
-from jaxconv.pictures import PictureAccess, entries_of
+from jaxconv.pictures import PictureAccess, check_side, entries_of
 
 STDIN = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -46,9 +46,19 @@ def access_of(name: str, remote: bool) -> PictureAccess:
     return PictureAccess(Path() if name == STDIN else Path(name).parent, remote)
 
 
-def has_pictures(row: JsonDict) -> bool:
-    """Whether a side of the pair `row` has a picture."""
-    return any(entries_of(row[side], side)[1] for side in SIDES)
+def has_pictures(row: JsonDict, access: PictureAccess, where: str) -> bool:
+    """Whether a side of a pair has a picture.
+
+    Args:
+        row: The pair.
+        access: Where pictures may come from.
+        where: What the pair is called in an error message.
+
+    Raises:
+        UsageError: A picture is not there.
+    """
+    checked = [check_side(row[side], access, f"{where}, {side}") for side in SIDES]
+    return any(checked)
 
 
 def parse_rows(lines: Iterable[bytes | str], name: str) -> Iterator[JsonDict]:
@@ -75,7 +85,7 @@ def _row(line: bytes | str, where: str) -> JsonDict:
     if not isinstance(row, dict) or not all(isinstance(row.get(side), str | dict) for side in SIDES):
         raise UsageError(f"{where} is not a pair; expected {EXPECTED}")
     for side in SIDES:
-        entries_of(row[side], f"{where}, {side},")
+        entries_of(row[side], f"{where}, {side}")
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -17,6 +17,7 @@ from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEn
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
 
+PICTURED = 16  # pairs whose pictures are in memory at a time
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
 
@@ -145,8 +146,6 @@ class Scorer:
         Example:
             >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
             [0.98, 0.03]
-            >>> model.score("a red square", [{"image": "square.png", "text": "a figure"}])
-            [0.91]
         """
         return self.score_pairs([(query, document) for document in documents], raw, instruction)
 
@@ -218,12 +217,16 @@ class Scorer:
             UsageError: A query alone is too long, a picture cannot be read, the backend scores none, or the tokenizer gives
                 a token that the model has no embedding for.
         """
-        prompts = [
-            self.encode_sides(self._side(query, "query"), self._side(document, f"document {number}"), instruction)
-            for number, (query, document) in enumerate(pairs)
-        ]
-        pictures = [prompt.pictures for prompt in prompts] if any(prompt.pictures for prompt in prompts) else []
-        return self.token_logits([prompt.ids for prompt in prompts], pictures)
+        step = PICTURED if any(not isinstance(side, str) for pair in pairs for side in pair) else max(len(pairs), 1)
+        rows: list[list[float]] = []
+        for start in range(0, len(pairs), step):
+            prompts = [
+                self.encode_sides(self._side(query, "query"), self._side(document, f"document {number}"), instruction)
+                for number, (query, document) in enumerate(pairs[start : start + step], start)
+            ]
+            pictures = [prompt.pictures for prompt in prompts] if any(prompt.pictures for prompt in prompts) else []
+            rows += self.token_logits([prompt.ids for prompt in prompts], pictures)
+        return rows
 
     def token_logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
         """Raw logits of prompts that are token ids already.

@@ -18,6 +18,7 @@ from jaxconv.cli._output import print_json
 from jaxconv.errors import UsageError
 from jaxconv.json_files import JsonDict
 from jaxconv.pairs import STDIN, access_of, has_pictures, read_rows
+from jaxconv.pictures import PictureAccess
 
 if TYPE_CHECKING:
     from jaxconv.scoring import Scorer
@@ -49,17 +50,20 @@ def score(
         raise UsageError("Give either --query with --document, or --pairs FILE.jsonl.")
     if query is not None and not document:
         raise UsageError("--query needs at least one --document.")
-    asked, rows = _side(query or ""), [{"document": _side(text)} for text in document]
-    total, pictures = (
-        _survey(pairs) if pairs is not None else (len(rows), any(has_pictures(row | {"query": asked}) for row in rows))
-    )
+    asked, documents = _side(query or ""), [{"document": _side(text)} for text in document]
+    access = access_of(pairs or STDIN, allow_remote_images)
+    if pairs is not None:
+        pictured = _survey(pairs, access)
+    else:
+        pictured = [has_pictures(row | {"query": asked}, access, "the command line") for row in documents]
     from jaxconv.scoring import load
 
     if backend != "torch":
         use_compilation_cache()
-    scorer = load(model, backend=backend, device=device, pictures=pictures)
-    scorer.access = access_of(pairs or STDIN, allow_remote_images)
-    chunks = _scored(scorer, rows if pairs is None else read_rows(pairs), asked, total, raw, instruction)
+    scorer = load(model, backend=backend, device=device, pictures=any(pictured or ()))
+    scorer.access = access
+    rows, total = documents if pairs is None else read_rows(pairs), None if pictured is None else len(pictured)
+    chunks = _scored(scorer, rows, asked, total, raw, instruction)
     if pairs is not None and not as_json:
         for chunk in chunks:
             print("\n".join(json.dumps(row, ensure_ascii=False) for row in chunk), flush=True)
@@ -111,16 +115,15 @@ def _shown(document: str | JsonDict) -> str:
     return document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)[:200]
 
 
-def _survey(name: str) -> tuple[int | None, bool]:
-    """The number of pairs of a file, None for a stream, and whether one has a picture.
+def _survey(name: str, access: PictureAccess) -> list[bool] | None:
+    """Whether each pair of a file has a picture; None for a stream.
 
-    Raises `UsageError` for a bad line, before anything is scored.
+    Raises `UsageError` for a bad line or a picture that is not there, before anything is scored.
     """
     path = Path(name)
     if name == STDIN or path.is_fifo() or path.is_char_device():
-        return None, False
-    pictures = [has_pictures(row) for row in read_rows(name)]
-    return len(pictures), any(pictures)
+        return None
+    return [has_pictures(row, access, f"{name}, pair {number}") for number, row in enumerate(read_rows(name), 1)]
 
 
 def _chunks(rows: Iterable[JsonDict]) -> Iterator[list[JsonDict]]:

@@ -15,9 +15,9 @@ from jaxconv.pictures.processor import (
     missing_packages,
     recorded_limits,
 )
-from jaxconv.pictures.side import Side, SideLike, SideText, entries_of, side_of, text_of
+from jaxconv.pictures.side import Side, SideLike, SideText, check_side, entries_of, side_of, text_of
 
 __all__ = [
     "EncodedPrompt", "Picture", "PictureAccess", "PictureArrays", "PictureInputs", "PictureProcessor", "Side", "SideEncoder",
-    "SideLike", "SideText", "entries_of", "missing_packages", "recorded_limits", "side_of", "text_of",
+    "SideLike", "SideText", "check_side", "entries_of", "missing_packages", "recorded_limits", "side_of", "text_of",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ SECONDS = 30.0  # that fetching a picture may take
 BLOCK = 2**16
 # Formats that Pillow reads by itself; vLLM takes these and rarer ones.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +114,56 @@ def read_picture(reference: str | Path, access: PictureAccess) -> Picture:
     Raises:
         UsageError: The file is missing, unreadable, too large or takes too long, or http is not allowed.
     """
+    check_reference(reference, access)
     text = str(reference)
     if text.startswith("data:"):
         return Picture(text[:40] + ("…" if len(text) > 40 else ""), _decoded(text))
-    if isinstance(reference, str) and text.lower().startswith(("http://", "https://")):
+    if _is_remote(reference):
+        return Picture(text, _fetched(text))
+    try:
+        with _path(text, access).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(_unreadable(text, error, access)) from None
+    _check_size(text, len(data))
+    return Picture(text, data)
+
+
+def check_reference(reference: str | Path, access: PictureAccess) -> None:
+    """Raises `UsageError` for a picture that cannot be read, as far as that is seen without reading it.
+
+    Args:
+        reference: A path, a data: URL, or an http or https URL.
+        access: Where pictures may come from.
+    """
+    text = str(reference)
+    if text.startswith("data:"):
+        return
+    if _is_remote(reference):
         if not access.remote:
             raise UsageError(
                 f"picture {text:.200} is on another machine; expected a file or a data: URL. Give --allow-remote-images "
                 "(in Python allow_remote_images=True) to fetch it."
             )
-        return Picture(text, _fetched(text))
-    if isinstance(reference, str) and SCHEME.match(text) and "://" in text:
+    elif isinstance(reference, str) and SCHEME.match(text):
         raise UsageError(f"picture {text:.200} is a URL that is not read here; expected a path, http, https or data:.")
-    path = access.base / Path(text).expanduser()
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"picture {text:.200} cannot be read ({error}); expected a file, its path relative to {access.base.resolve()}."
-        ) from None
-    _check_size(text, len(data))
-    return Picture(text, data)
+    else:
+        try:
+            _path(text, access).stat()
+        except (OSError, ValueError) as error:
+            raise UsageError(_unreadable(text, error, access)) from None
+
+
+def _is_remote(reference: str | Path) -> bool:
+    return isinstance(reference, str) and reference.lower().startswith(("http://", "https://"))
+
+
+def _path(text: str, access: PictureAccess) -> Path:
+    return access.base / Path(text).expanduser()
+
+
+def _unreadable(text: str, error: Exception, access: PictureAccess) -> str:
+    return f"picture {text:.200} cannot be read ({error}); expected a file, its path relative to {access.base.resolve()}."
 
 
 def _too_many(name: str, size: str) -> str:

@@ -63,8 +63,8 @@ class PictureProcessor:
         images = [picture.image() for picture in pictures]
         size = {"size": dict(zip(("shortest_edge", "longest_edge"), self.limits, strict=True))} if self.limits else {}
         try:
-            made = self._processor(text=[prompt], images=images, return_tensors="pt", **size)
-            arrays = {name: value.numpy() for name, value in made.items()}
+            features = self._processor(text=[prompt], images=images, return_tensors="pt", **size)
+            arrays = {name: value.numpy() for name, value in features.items()}
         except Exception as error:  # every family has code of its own
             names = ", ".join(picture.name for picture in pictures)
             reason = " ".join(str(error).split())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from jaxconv.errors import UsageError
+from jaxconv.errors import BackendUnavailable, UsageError
 from jaxconv.json_files import JsonDict, JsonObject, Unchecked
-from jaxconv.pictures.loading import Picture, PictureAccess, read_picture
+from jaxconv.pictures.loading import Picture, PictureAccess, check_reference, read_picture
 
 EXPECTED = (
     'a text, {"image": path or URL, "text": …}, or a request\'s {"content": [{"type": "image_url", "image_url": {"url": …}}, '
@@ -74,11 +75,38 @@ def side_of(value: SideLike, access: PictureAccess, where: str) -> SideText:
     if isinstance(value, str):
         return value
     texts, references = entries_of(value, where)
-    try:
+    with _named(where):
         pictures = tuple(read_picture(reference, access) for reference in references)
+    return Side("\n".join(texts), pictures) if pictures else "\n".join(texts)
+
+
+def check_side(value: SideLike, access: PictureAccess, where: str) -> bool:
+    """Whether a side has pictures, which are looked for and not read.
+
+    Args:
+        value: A text, or an object with pictures.
+        access: Where pictures may come from.
+        where: What the side is called in an error message.
+
+    Raises:
+        UsageError: The object has another form, or a picture is not there.
+    """
+    references = entries_of(value, where)[1]
+    with _named(where):
+        for reference in references:
+            check_reference(reference, access)
+    return bool(references)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Says in an error which side it is about."""
+    try:
+        yield
+    except BackendUnavailable:
+        raise
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-    return Side("\n".join(texts), pictures) if pictures else "\n".join(texts)
 
 
 def entries_of(value: Unchecked, where: str) -> tuple[list[str], list[str | Path]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import jaxconv
+from jaxconv import scoring
 from jaxconv.cli import main
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.pictures import Picture, Side, SideEncoder
@@ -188,6 +189,30 @@ def test_the_command_takes_pictures(qwen3_vl: tuple[Path, Path], folder: Path, c
     command = ["score", str(qwen3_vl[1]), "--query", "a", "--document", document, "--raw", "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["score"] == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_a_missing_picture_stops_the_command_before_any_work(
+    qwen3_vl: tuple[Path, Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the pair; an address of another machine needs its flag."""
+    first = json.dumps({"query": "a", "document": "b"})
+    for image, message in {"none.png": "cannot be read", "http://localhost/a.png": "--allow-remote-images"}.items():
+        row = json.dumps({"query": "a", "document": {"image": image}})
+        (folder / "wrong.jsonl").write_text(f"{first}\n{row}\n")
+        assert main(["score", str(qwen3_vl[1]), "--pairs", str(folder / "wrong.jsonl")]) == 2
+        shown = capsys.readouterr()
+        assert not shown.out and "wrong.jsonl, pair 2, document: picture" in shown.err and message in shown.err
+
+
+def test_many_pictures_are_scored_a_few_at_a_time(
+    qwen3_vl: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the pairs."""
+    scorer = jaxconv.load(qwen3_vl[1], backend="torch")
+    pairs = [(side(*query, folder), side(*document, folder)) for query, document in PAIRS]
+    expected = scorer.score_pairs(pairs)
+    monkeypatch.setattr(scoring, "PICTURED", 2)
+    assert scorer.score_pairs(pairs) == pytest.approx(expected, abs=1e-6)
 
 
 def test_missing_packages_are_said(qwen3_vl: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
