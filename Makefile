@@ -67,6 +67,7 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.scoring
 	$(VENV)/bin/python -m benchmarks.flax_sources
 	$(VENV)/bin/python -m benchmarks.quantised
+	$(VENV)/bin/python -m benchmarks.pictures
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python -m tests.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--inputs $(INPUTS))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,15 +48,21 @@ def make_source(folder: Path, size_gb: float) -> None:
         "num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
         "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu", "eos_token_id": 2, "pad_token_id": 2,
     }  # fmt: skip
+    write_checkpoint(
+        folder, config, {name: parameter.shape for name, parameter in family_for(config).parameters(config).items()}
+    )
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Writes random tensors of these shapes in two shards, a chunk at a time, with their index, config and a tokenizer."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = {name: parameter.shape for name, parameter in family_for(config).parameters(config).items()}
-    names, total = list(shapes), sum(2 * int(np.prod(shape)) for shape in shapes.values())
+    total = sum(2 * math.prod(shape) for shape in shapes.values())
     shards: list[list[str]] = [[], []]
     filled = 0
-    for name in names:
+    for name, shape in shapes.items():
         shards[int(filled > total // 2)].append(name)
-        filled += 2 * int(np.prod(shapes[name]))
+        filled += 2 * math.prod(shape)
     random, where = np.random.default_rng(0), {}
     for number, shard in enumerate(filter(None, shards), 1):
         file = f"model-{number:05d}-of-{sum(map(bool, shards)):05d}.safetensors"
@@ -94,17 +103,44 @@ def _write(path: Path, shapes: dict[str, tuple[int, ...]], random: np.random.Gen
 
 def commands(source: Path, output: Path, whole_model: bool) -> dict[str, list[str]]:
     """What is measured, by the name in the table."""
-    found = {"cp -r": ["cp", "-r", str(source), str(output)]}
-    for mode in ("copy", "link"):
-        for backend in ("jax", "torch"):
-            found[f"jaxconv {mode}, {backend}"] = [
-                sys.executable, "-m", "jaxconv", "convert", str(source), str(output), "--backend", backend,
-                "--copy-mode", mode, "--classifier-from-tokens", '["no", "yes"]', "--method",
-                "from_2_way_softmax", "--quiet",
-            ]  # fmt: skip
-    if whole_model:
-        found["whole model, transformers"] = [sys.executable, "-c", WHOLE_MODEL, str(source), str(output)]
-    return found
+    copy = {"cp -r": ["cp", "-r", str(source), str(output)]}
+    conversions = {
+        f"jaxconv {mode}, {backend}": convert_command(source, output, "--backend", backend, "--copy-mode", mode)
+        for mode in ("copy", "link")
+        for backend in ("jax", "torch")
+    }
+    script = {"whole model, transformers": [sys.executable, "-c", WHOLE_MODEL, str(source), str(output)]}
+    return copy | conversions | (script if whole_model else {})
+
+
+def convert_command(source: Path, output: Path, *options: str) -> list[str]:
+    """A conversion on the command line."""
+    return [
+        sys.executable, "-m", "jaxconv", "convert", str(source), str(output), "--classifier-from-tokens", '["no", "yes"]',
+        "--method", "from_2_way_softmax", "--quiet", *options,
+    ]  # fmt: skip
+
+
+def measure(source: Path, output: Path, named: Mapping[str, Sequence[str]], rounds: int) -> None:
+    """Runs every command in turn, `rounds` times over, and prints the table; the whole-model route runs once."""
+    nbytes = sum(path.stat().st_size for path in source.iterdir())
+    results: dict[str, list[Measured]] = {}
+    for _ in range(rounds):
+        for name, command in named.items():
+            if name.startswith("whole") and name in results:
+                continue
+            for path in source.iterdir():  # the same page cache for everyone
+                run(["dd", f"if={path}", "of=/dev/null", "bs=8M", "status=none"])
+            os.sync()
+            results.setdefault(name, []).append(run(command))
+            shutil.rmtree(output)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"\n{nbytes / 1e9:.2f} GB, {machine}, median of {rounds} rounds\n")
+    print("| | seconds | x cp | peak MB |\n|---|---:|---:|---:|")
+    copy = statistics.median(measured.seconds for measured in results["cp -r"])
+    for name, values in results.items():
+        seconds, peak = statistics.median(v.seconds for v in values), max(v.peak_mb for v in values)
+        print(f"| {name} | {seconds:.2f} | {seconds / copy:.2f} | {peak:.0f} |")
 
 
 def main() -> None:
@@ -118,24 +154,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         source, output = Path(scratch, "source"), Path(scratch, "output")
         make_source(source, arguments.size_gb)
-        nbytes = sum(path.stat().st_size for path in source.iterdir())
-        results: dict[str, list[Measured]] = {}
-        for _ in range(arguments.rounds):
-            for name, command in commands(source, output, not arguments.no_whole_model).items():
-                if name.startswith("whole") and name in results:
-                    continue
-                for path in source.iterdir():  # the same page cache for everyone
-                    run(["dd", f"if={path}", "of=/dev/null", "bs=8M", "status=none"])
-                os.sync()
-                results.setdefault(name, []).append(run(command))
-                shutil.rmtree(output)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"\n{nbytes / 1e9:.2f} GB, {machine}, median of {arguments.rounds} rounds\n")
-    print("| | seconds | x cp | peak MB |\n|---|---:|---:|---:|")
-    copy = statistics.median(measured.seconds for measured in results["cp -r"])
-    for name, values in results.items():
-        seconds, peak = statistics.median(v.seconds for v in values), max(v.peak_mb for v in values)
-        print(f"| {name} | {seconds:.2f} | {seconds / copy:.2f} | {peak:.0f} |")
+        measure(source, output, commands(source, output, not arguments.no_whole_model), arguments.rounds)
 
 
 if __name__ == "__main__":
