@@ -14,6 +14,7 @@ from jaxconv.backends import get_backend
 from jaxconv.bundle import PROVENANCE, files
 from jaxconv.bundle.provenance import provenance, with_hashes
 from jaxconv.checkpoint import Checkpoint, sample
+from jaxconv.consumers import consumers_of
 from jaxconv.distributed import ALONE, Processes, agree, join
 from jaxconv.errors import VerificationError
 from jaxconv.head import ScoreHead, compute_head, read_head_rows
@@ -98,6 +99,7 @@ def convert(
     classifier_from_tokens: Sequence[str] | None = None,
     token_ids: Sequence[int] | None = None,
     use_sep_token: bool = False,
+    consumers: Sequence[str] = ("vllm",),
     backend: str = "auto",
     device: str = "auto",
     base: str | Path | None = None,
@@ -139,6 +141,8 @@ def convert(
         classifier_from_tokens: The answers as vocabulary pieces, false first.
         token_ids: The answers as token ids instead, false first.
         use_sep_token: The value of `use_sep_token` and `use_pad_token` in config.json.
+        consumers: Who is to load the output: "vllm", "sentence-transformers" or both. It matters for models without a
+            classifier class in transformers, such as those of pictures.
         backend: What computes the head: "auto", "jax", "torch" or "numpy".
         device: Where: "auto", "cpu", "gpu" or "tpu".
         base: A model whose config and tokenizer are used, for sources that hold only weights.
@@ -188,7 +192,7 @@ def convert(
         PlanOptions(
             preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
             template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,
-            allow_approximate=allow_approximate, use_sep_token=use_sep_token,
+            allow_approximate=allow_approximate, use_sep_token=use_sep_token, consumers=consumers_of(consumers),
         ),
         WriteOptions(copy_mode, max_shard_size, hash, overwrite),
         backend, device, dry_run, verify, progress,

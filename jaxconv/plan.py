@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
+from jaxconv.consumers import Consumer
 from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
-from jaxconv.families import PROOF, text_config
 from jaxconv.head import METHODS, Affine, Method, affine
-from jaxconv.json_files import JsonObject
 from jaxconv.model import Model
+from jaxconv.model_warnings import warnings_of
 from jaxconv.presets import Preset, for_architecture
 from jaxconv.presets.detect import detect, recorded
 from jaxconv.presets.known_prompt import prompt_for
@@ -33,8 +33,6 @@ from jaxconv.text.tokenizer import Token, Vocabulary
 from jaxconv.tokens import ORDER, resolve_tokens
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-# Keys that would make vLLM convert a converted checkpoint once more.
-ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ class PlanOptions:
     bias: float = 0.0
     allow_approximate: bool = False
     use_sep_token: bool = False
+    consumers: tuple[Consumer, ...] = ("vllm",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Plan:
         assets: The files of the source that the output holds byte for byte, by name.
         pad_token: The pad token of the output; None if the tokenizer has no usable piece.
         special_tokens: What the tokenizer adds before and after a prompt.
-        named_template: The template for sentence-transformers; None if transformers has no class of the family.
+        named_template: The template for sentence-transformers; None if it is not to load the output.
         chat_templates: Files of their own for chat templates that only tokenizer_config.json holds, by name.
         licence: The licence keys in the header of the source's card.
         pixels: The least and most pixels of a picture that a server has to be told.
@@ -77,6 +76,7 @@ class Plan:
         preset_origin: How the preset was chosen ("--preset", "hub id …", a record of the source).
         dtype: The safetensors dtype that the backbone is cast to; None: as stored.
         use_sep_token: The value of `use_sep_token` in config.json.
+        consumers: Who is to load the output, where one set of files cannot be right for all.
         warnings: What the caller should know, a sentence each; the card and the record keep it.
         machine_warnings: What this machine could not compare. Printed and not kept: the output's bytes do not depend on it.
     """
@@ -98,6 +98,7 @@ class Plan:
     preset_origin: str | None = None
     dtype: str | None = None
     use_sep_token: bool = False
+    consumers: tuple[Consumer, ...] = ("vllm",)
     warnings: tuple[str, ...] = ()
     machine_warnings: tuple[str, ...] = ()
 
@@ -105,6 +106,11 @@ class Plan:
     def num_labels(self) -> int:
         """Rows of the score head: one for the two-way difference, else one per token."""
         return 1 if self.method == "from_2_way_softmax" else len(self.tokens)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether sentence-transformers loads backbone, pooling and row as modules, for want of a classifier class."""
+        return "sentence-transformers" in self.consumers and not self.model.family.transformers_seq_cls
 
     @property
     def hidden_size(self) -> int:
@@ -145,6 +151,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
     if not prompt.known:
         recorded_one, note = recorded_prompt(model.source, files, vocabulary.special_tokens, parts=picture is not None)
         prompt = recorded_one or prompt
+    for_cross_encoder = model.family.transformers_seq_cls or "sentence-transformers" in options.consumers
     fitted = fit_prompt(prompt, vocabulary, model.lm_head.weight.shape[0])
     return Plan(
         model=model,
@@ -156,7 +163,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         assets=files,
         pad_token=fitted.pad_token,
         special_tokens=fitted.special_tokens,
-        named_template=fitted.named_template if model.family.transformers_seq_cls else None,
+        named_template=fitted.named_template if for_cross_encoder else None,
         chat_templates=displaced_templates(files),
         licence=read_licence(assets),
         pixels=None if model.whole is not None else pixels_to_serve(preset, files),
@@ -164,8 +171,9 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         preset_origin=origin,
         dtype=_dtype(options.dtype, model),
         use_sep_token=options.use_sep_token,
+        consumers=options.consumers,
         warnings=(
-            *_warnings(model, prompt, method, options),
+            *warnings_of(model, prompt, method, allow_approximate=options.allow_approximate),
             *([note] if note else []),
             *prompt.notes,
             *fitted.warnings,
@@ -173,39 +181,6 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         ),
         machine_warnings=fitted.machine_warnings,
     )
-
-
-def on_the_fly_keys(config: JsonObject) -> list[str]:
-    """Keys of a `config` that would make vLLM convert a converted checkpoint again; it looks in `text_config` too."""
-    return [key for key in ON_THE_FLY if key in config or key in text_config(config)]
-
-
-def _warnings(model: Model, prompt: Prompt, method: Method, options: PlanOptions) -> tuple[str, ...]:
-    warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
-    if not prompt.known:
-        warnings.append(
-            "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
-            "pass --template or --preset."
-        )
-    if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == model.family.head.weight:
-        warnings.append(
-            f"{model.family.head.weight} is stored beside the embedding that it is tied to; convert compares them, headers "
-            "cannot."
-        )
-    if prompt.caveat:
-        warnings.append(prompt.caveat)
-    if model.transform.bias:
-        warnings.append("the LM head has a bias: vLLM adds score.bias, transformers' classes leave it out.")
-    if model.transform.softcap is not None:
-        warnings.append(_softcap(model.transform.softcap, method, options.allow_approximate))
-    if on_the_fly_keys(model.config):
-        warnings.append(f"on-the-fly keys of config.json are left out: {', '.join(on_the_fly_keys(model.config))}.")
-    trained_on = model.adapter.base if model.adapter is not None else None
-    if trained_on and model.source.hub_id and trained_on.lower() != model.source.hub_id.lower():
-        warnings.append(f"the adapter was trained on {trained_on}, the source is {model.source.hub_id}.")
-    if "auto_map" in model.config:
-        warnings.append("auto_map of config.json is left out: it would load the source's remote code.")
-    return tuple(warnings)
 
 
 def _method(options: PlanOptions, preset: Preset | None) -> Method:
@@ -282,13 +257,3 @@ def _dtype(name: str | None, model: Model) -> str | None:
     if model.packed is not None:
         raise cannot_cast(model.packed)
     return DTYPES[name]
-
-
-def _softcap(cap: float, method: Method, allowed: bool) -> str:
-    kept = "the order of scores is kept, their values are not" if method == "no_post_processing" else "order may change"
-    if not allowed:
-        raise RefusedError(
-            f"the model caps its logits ({cap:g} x tanh(x / {cap:g})), which a linear head cannot: {kept}. "
-            "Pass --allow-approximate to convert all the same; it will be recorded."
-        )
-    return f"approximate: the source caps its logits at {cap:g}, the classifier does not; {kept}."

@@ -17,10 +17,10 @@ PACKAGES = ("jaxconv", "torch_backend")
 # The storeys of the house from the ground up. A module imports from its own room and from rooms below.
 ROOMS = (
     "torch_backend", "version", "errors", "file_errors", "json_files", "checkpoint", "safetensors_header",
-    "shard_index", "arguments", "activation", "environment", "sources", "readers", "layouts", "families",
+    "shard_index", "arguments", "activation", "consumers", "environment", "sources", "readers", "layouts", "families",
     "quantisation", "adapter", "merge", "text", "pictures", "models", "backends", "head", "tokens", "presets", "model",
-    "plan", "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload", "conversion",
-    "live", "__init__", "cli", "__main__",
+    "model_warnings", "plan", "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload",
+    "conversion", "live", "__init__", "cli", "__main__",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 50
 

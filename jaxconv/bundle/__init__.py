@@ -36,7 +36,7 @@ def files(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[st
         **tokenizer_files(plan),
         **companion_files(plan),
         TEMPLATE_NAME: plan.prompt.template.encode(),
-        **sentence_transformers_files(plan),
+        **sentence_transformers_files(plan, head),
         CARD_NAME: card(plan).encode(),
         PROVENANCE: dump_json(provenance(plan, head)),
         "config.json": dump_json(output_config(plan)),

@@ -6,10 +6,11 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from jaxconv.bundle.local_use import local_use
 from jaxconv.bundle.pictures import processor_flag
 from jaxconv.bundle.pictures import requests as picture_requests
-from jaxconv.bundle.quantisation import ONLINE, readers, transformers_reads
-from jaxconv.bundle.sentence_transformers import NAME, longest_prompt
+from jaxconv.bundle.quantisation import ONLINE, readers
+from jaxconv.bundle.sentence_transformers import longest_prompt
 from jaxconv.plan import Plan
 from jaxconv.text.prompt import TEMPLATE_NAME
 
@@ -72,65 +73,6 @@ The authors' code lets {length} tokens through at most, and so {readers} here, w
 document; vLLM refuses longer prompts with `--max-model-len {length}`, and shortens documents with `max_tokens_per_doc` in a
 request. Do not use `truncate_prompt_tokens`: it cuts the end of the prompt, which the score is read after."""
 
-TRANSFORMERS = """
-## sentence-transformers
-
-The prompt and the activation are stored in this folder; give the pair as it is (sentence-transformers 6 or newer).
-
-```python
-from sentence_transformers import CrossEncoder
-
-model = CrossEncoder(".")
-print(model.predict([("what is the capital of France?", "Paris is the capital of France.")]))
-```
-
-## transformers
-
-transformers gives logits: it applies neither the activation nor a `score.bias`.
-
-```python
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForSequenceClassification.from_pretrained(".")
-pair = [
-    {{"role": "query", "content": "what is the capital of France?"}},
-    {{"role": "document", "content": "Paris is the capital of France."}},
-]
-inputs = tokenizer.apply_chat_template(pair, chat_template="{template}", return_dict=True, return_tensors="pt")
-with torch.no_grad():
-    print({score})
-```
-"""
-
-NO_TRANSFORMERS = """
-## transformers and sentence-transformers
-
-transformers has no class `{architecture}`, so neither it nor CrossEncoder can load this folder; vLLM makes the class itself.
-"""
-
-FOR_VLLM = """
-## transformers and sentence-transformers
-
-This folder is laid out for vLLM. For most models of pictures transformers has no classifier, and where it has one it looks
-for the score row elsewhere and makes up another: neither it nor CrossEncoder is to load this folder.
-"""
-
-WRONG_IN_TRANSFORMERS = """
-## transformers and sentence-transformers
-
-Neither transformers nor CrossEncoder gives the right scores from this folder: transformers does not read its quantisation.
-"""
-
-JAXCONV = """
-## jaxconv
-
-```bash
-jaxconv score . --query "what is the capital of France?" --document "Paris is the capital of France."
-```
-"""
-
 
 def card(plan: Plan) -> str:
     """The model card of the output that a plan describes.
@@ -150,14 +92,6 @@ def card(plan: Plan) -> str:
             f"- Note: vLLM and jaxconv add `score.bias` ({plan.calibration.bias:g}); transformers' classes and CrossEncoder "
             "leave it out, which keeps the order and shifts the values. The transformers block below adds it.\n"
         )
-    local = TRANSFORMERS if plan.model.family.transformers_seq_cls else NO_TRANSFORMERS
-    if plan.model.family.composite is not None:
-        local = FOR_VLLM
-    elif plan.model.family.transformers_seq_cls and not transformers_reads(plan):
-        local = WRONG_IN_TRANSFORMERS
-    values = {"architecture": plan.model.family.target_architecture, "template": NAME, "score": _score(plan)}
-    # `jaxconv score` prints one score a pair, so it takes heads of one label only.
-    blocks = local.format(**values) + (JAXCONV if plan.num_labels == 1 else "")
     return CARD.format(
         base=_yaml({"base_model": source}) if source else "",
         licence=_yaml(plan.licence),
@@ -166,8 +100,8 @@ def card(plan: Plan) -> str:
         serve=serve_command(plan, "."),
         serving=_serving(plan),
         quantisation=f"\n{ONLINE}\n" if plan.model.packed is None else "",
-        local=blocks,
-        architecture=values["architecture"],
+        local=local_use(plan),
+        architecture=plan.model.family.target_architecture,
         source=source or "a local checkpoint",
         revision=f" at revision `{plan.model.source.revision}`" if plan.model.source.revision else "",
         cast=_kept(plan),
@@ -198,14 +132,6 @@ def serve_command(plan: Plan, folder: str) -> str:
     )
 
 
-def _score(plan: Plan) -> str:
-    """Python that gives the score out of transformers' `model(**inputs)`: the bias it ignores, then the activation."""
-    logits = "model(**inputs).logits"
-    if plan.calibration.bias and not plan.model.transform.bias:
-        logits = f"({logits} {'+' if plan.calibration.bias > 0 else '-'} {abs(plan.calibration.bias)!r})"
-    return logits + (".sigmoid()" if plan.activation == "sigmoid" and plan.num_labels == 1 else "")
-
-
 def _serving(plan: Plan) -> str:
     """What vLLM makes of the folder's own template and of long prompts."""
     notes = ""
@@ -214,7 +140,7 @@ def _serving(plan: Plan) -> str:
         notes += SAVED_NOT.format(marks=marks) if marks else SAVED
     length = longest_prompt(plan)
     readers, shorten = "do CrossEncoder and `jaxconv score`", "shorten"
-    if plan.model.family.composite is not None:
+    if plan.named_template is None:
         readers, shorten = "does `jaxconv score`", "shortens"
     limit = "" if length is None else LENGTH.format(length=length, readers=readers, shorten=shorten)
     return notes + limit

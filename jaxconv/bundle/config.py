@@ -12,7 +12,8 @@ import copy
 from jaxconv.activation import TORCH_CLASSES
 from jaxconv.bundle.quantisation import source_config
 from jaxconv.json_files import JsonDict
-from jaxconv.plan import ON_THE_FLY, Plan
+from jaxconv.model_warnings import ON_THE_FLY
+from jaxconv.plan import Plan
 
 DROPPED = (*ON_THE_FLY, "auto_map", "num_labels", "problem_type", "head_dtype", "sbert_ce_default_activation_function")
 

@@ -48,6 +48,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
         "calibration": {"scale": plan.calibration.scale, "bias": plan.calibration.bias},
         "activation": plan.activation,
         "preset": plan.preset,
+        **({"consumers": list(plan.consumers)} if plan.stacked else {}),
         "prompt": _prompt(plan),
         "max_length": plan.prompt.max_length,
         **({} if plan.pixels is None else {"pixels": list(plan.pixels)}),

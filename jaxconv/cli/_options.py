@@ -27,6 +27,9 @@ Dequantize = Annotated[bool, typer.Option("--dequantize", help="Make bfloat16 nu
 TextOnly = Annotated[
     bool, typer.Option("--text-only", help="Of a model of pictures and text take the language model alone, exact for text.")
 ]
+Consumers = Annotated[
+    str, typer.Option(help="Who loads the output: vllm, sentence-transformers, or both with a comma between them.")
+]
 Template = Annotated[Optional[str], typer.Option(help="Jinja file of the prompt: query, document, instruction.")]
 Activation = Annotated[str, typer.Option(help="auto, sigmoid or identity.")]
 Calibrate = Annotated[bool, typer.Option("--calibrate", help="Fold the preset's calibration into the head.")]

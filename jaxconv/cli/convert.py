@@ -32,6 +32,7 @@ def convert(
     use_sep_token: Annotated[
         bool, typer.Option("--use-sep-token", "--use-pad-token", help="Write these keys of config.json as true.")
     ] = False,
+    consumers: option.Consumers = "vllm",
     backend: Annotated[str, typer.Option(help="What computes the head: auto, jax, torch or numpy.")] = "auto",
     device: option.Device = "auto",
     base: option.Base = None,
@@ -81,6 +82,7 @@ def convert(
     import jaxconv
 
     arguments = option.arguments_of(jaxconv.convert, options) | {
+        "consumers": [name.strip() for name in consumers.split(",") if name.strip()],
         "source": _once("SOURCE", source, "--model_name", model_name),
         "output": _once("OUTPUT", output, "--path", path),
     }

@@ -20,6 +20,7 @@ from jaxconv.verification.claims import Claims, Expected, expect
 from jaxconv.verification.config import check_config
 from jaxconv.verification.head import Head, check_head
 from jaxconv.verification.jax_trees import how_dequantised
+from jaxconv.verification.modules import check_modules
 from jaxconv.verification.output import read_output
 from jaxconv.verification.page import prepare, write_report
 from jaxconv.verification.pairs import Pairs, TextPairs, as_texts
@@ -176,6 +177,7 @@ def prove(
         *output.findings, *expected.findings, *arrays.findings, *adapter.findings, *structure.findings, *head.findings,
         *check_config(model, output, expected), *check_tokenizer(model, output), *template,
         *check_recorded_templates(output), *check_pixels(model, output),
+        *check_modules(output, model.family.head.score, has_class=model.family.transformers_seq_cls),
     ]  # fmt: skip
     notes: list[str] = []
     scores = None
