@@ -42,15 +42,14 @@ NO_TRANSFORMERS = """
 ## transformers and sentence-transformers
 
 transformers has no class `{architecture}`, so neither it nor CrossEncoder can load this folder; vLLM makes the class itself.
-A conversion with `--consumers vllm,sentence-transformers` adds what CrossEncoder needs.
 """
+ANOTHER_WAY = "A conversion with `--consumers vllm,sentence-transformers` adds what CrossEncoder needs.\n"
 
 FOR_VLLM = """
 ## transformers and sentence-transformers
 
 This folder is laid out for vLLM. For most models of pictures transformers has no classifier, and where it has one it looks
-for the score row elsewhere and makes up another: neither it nor CrossEncoder is to load this folder. A conversion with
-`--consumers vllm,sentence-transformers` adds what CrossEncoder needs.
+for the score row elsewhere and makes up another: neither it nor CrossEncoder is to load this folder.
 """
 
 WRONG_IN_TRANSFORMERS = """
@@ -117,9 +116,9 @@ def _for_transformers(plan: Plan) -> str:
         usage = STACKED.format(extra=extra, pictures=WITH_PICTURES if pictures else "")
         return usage + block.format(activation=_values(plan))
     if family.composite is not None:
-        return FOR_VLLM
+        return FOR_VLLM + ANOTHER_WAY
     if not family.transformers_seq_cls:
-        return NO_TRANSFORMERS.format(architecture=family.target_architecture)
+        return NO_TRANSFORMERS.format(architecture=family.target_architecture) + ANOTHER_WAY
     return TRANSFORMERS.format(template=NAME, score=_score(plan)) if transformers_reads(plan) else WRONG_IN_TRANSFORMERS
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxconv.bundle.local_use import ANOTHER_WAY
 from jaxconv.bundle.quantisation import ONLINE
 from tests.golden.cases import Case, cases, smollm2_cases
 from tests.golden.comparison import Allowed, Comparison, compare, recorded, recorded_texts
@@ -24,6 +25,7 @@ from tests.golden.conversion import run
 QWEN2 = "transformers builds Qwen2's tokenizer anew, which the record did not say"
 ALLOWED: Allowed = {
     ("*", f"README.md: added \n{ONLINE}\n"): "the card says what on-line quantisation in vLLM needs",
+    ("*", f"README.md: added {ANOTHER_WAY}"): "the card says how CrossEncoder can load a family without a class",
     ("*", "jaxconv.json: key prompt"): "the provenance records where the prompt comes from",
     ("*", "jaxconv.json: key libraries"): "the provenance records library versions",
     ("*", "jaxconv.json: key base"): "the provenance records id and revision, or the name, of the base",

@@ -119,9 +119,10 @@ def check_ranked(url: str, query: Any, documents: list[Any]) -> None:
 
 
 def test_qwen3_vl_reranker(tmp_path: Path) -> None:
-    """The preset's prompt and its limits of pictures, which the card's line hands to the server."""
+    """The preset's prompt, and its limits of pictures, which the card's line hands to the server. It keeps the sigmoid beside
+    the modules of sentence-transformers."""
     source, output = composite_checkpoint(tmp_path / "source", "qwen3_vl", real=True), tmp_path / "output"
-    jaxconv.convert(source, output, preset="qwen3-vl-reranker", backend="numpy")
+    jaxconv.convert(source, output, preset="qwen3-vl-reranker", backend="numpy", consumers=["vllm", "sentence-transformers"])
     check_served(
         source, output, tmp_path, mark="<|vision_start|><|image_pad|><|vision_end|>", ids=[2152, 9693],
         size={"shortest_edge": 4096, "longest_edge": 1843200},
