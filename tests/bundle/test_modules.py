@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import jaxconv
 from jaxconv.cli import main
 from jaxconv.errors import UsageError
-from jaxconv.families import family_for
+from jaxconv.families import composite_of
 from jaxconv.text.pictures import picture_mark
 from jaxconv.text.prompt import render
 from jaxconv.text.tokenizer import Vocabulary
@@ -58,7 +58,7 @@ def converted(folder: Path, name: str, **options: Any) -> tuple[Path, Path]:
 def causal_scores(source: Path, output: Path, size: dict[str, int] | None = None) -> list[float]:
     """transformers' causal LM on the prompts as vLLM makes them: marks first, then the text."""
     config = json.loads((source / "config.json").read_text())
-    mark = picture_mark(family_for(config), config, Vocabulary(source))
+    mark = picture_mark(composite_of(config), config, Vocabulary(source))
     answers = [token["id"] for token in json.loads((output / "jaxconv.json").read_text())["tokens"]]
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(source)
