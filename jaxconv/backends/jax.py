@@ -40,7 +40,9 @@ def unsupported(config: JsonObject) -> str | None:
 
 def pictures_unsupported(config: JsonObject) -> str | None:
     """Why pictures are not scored with `config`; None if they are."""
-    return f"JAX scores pairs of text of {config.get('model_type')}, not pictures. Use --backend torch for these."
+    from jaxconv.models.vision.config import vision_unsupported
+
+    return vision_unsupported(config)
 
 
 class JaxBackend:
@@ -100,12 +102,15 @@ class JaxBackend:
         token_ids: Sequence[Sequence[int]],
         pictures: Sequence[PictureArrays] = (),
     ) -> Array:
-        """The decoder's hidden states for `token_ids`, from `checkpoint` and its `config`; `pictures` are refused."""
+        """The decoder's hidden states for `token_ids`, with their `pictures`, from `checkpoint` and its `config`."""
         from jaxconv.models.loading import load_decoder
 
-        if pictures:
-            raise UsageError(str(pictures_unsupported(config)))
-        return load_decoder(checkpoint, config, dtype="float32", device=self._device).hidden_last(token_ids)
+        decoder = load_decoder(checkpoint, config, dtype="float32", device=self._device)
+        if not any(pictures):
+            return decoder.hidden_last(token_ids)
+        from jaxconv.models.vision.prompts import load_tower, pictured_hidden_last
+
+        return pictured_hidden_last(decoder, load_tower(checkpoint, config, decoder, "float32"), token_ids, pictures)
 
     def causal_logits(
         self,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from jaxconv.checkpoint import Array
 from jaxconv.models.batching import Batcher
 from jaxconv.models.config import DecoderConfig
+from jaxconv.models.picture_tokens import PictureTokens
 from jaxconv.models.rope import cos_sin, rotate
 from jaxconv.models.token_ids import check_token_ids
 
@@ -168,20 +169,23 @@ class Decoder(nnx.Module):
         self.runs = nnx.List(runs)
         self.mesh = mesh
 
-    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
         """Final hidden states [B, T, D] in the weights' dtype. Padding, where the mask is 0, may lie on either side."""
         with jax.default_matmul_precision(precision(self.norm[...].dtype)):
-            return self._hidden(ids_BT, mask_BT)
+            return self._hidden(ids_BT, mask_BT, pictures)
 
-    def _hidden(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    def _hidden(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None) -> jax.Array:
         config = self.config
         mask_BT = mask_BT.astype(bool)
         x_BTD = self.embedding[...][ids_BT]
         if config.gemma:
             x_BTD = x_BTD * jnp.asarray(config.hidden_size**0.5, x_BTD.dtype)
         length_B = mask_BT.sum(axis=1)
-        positions_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
-        tables = [cos_sin(rope, positions_BT, length_B) for rope in config.ropes]
+        positions = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+        if pictures is not None:
+            positions = pictures.positions_BTF
+            x_BTD = jnp.where(pictures.index_BT[..., None] > 0, pictures.layer(0, x_BTD.dtype), x_BTD)
+        tables = [cos_sin(rope, positions, length_B) for rope in config.ropes]
         cos_RBTF, sin_RBTF = (jnp.stack(kind) for kind in zip(*tables, strict=True))
         steps = jnp.arange(ids_BT.shape[1])
         distance_TS = steps[:, None] - steps[None, :]
@@ -194,28 +198,31 @@ class Decoder(nnx.Module):
                 state,
                 jnp.asarray(config.windows[start:stop], jnp.int32),
                 jnp.asarray(config.rope_of_layer[start:stop], jnp.int32),
+                jnp.arange(start + 1, stop + 1, dtype=jnp.int32),
             )
 
             def step(x: jax.Array, layer: Any, graph: Any = graph) -> tuple[jax.Array, None]:
-                weights, window, rope = layer
+                weights, window, rope, number = layer
                 mask_BTS = causal_BTS & (distance_TS < window)
-                return nnx.merge(graph, weights)(x, mask_BTS, cos_RBTF[rope], sin_RBTF[rope]), None
+                x = nnx.merge(graph, weights)(x, mask_BTS, cos_RBTF[rope], sin_RBTF[rope])
+                return (x if pictures is None else x + pictures.layer(number, x.dtype)), None
 
             x_BTD, _ = jax.lax.scan(step, x_BTD, per_layer)
             start = stop
         return rms_norm(x_BTD, self.norm[...], config)
 
-    def last(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    def last(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
         """Hidden state of each sequence's last real token: what vLLM pools.
 
         Args:
             ids_BT: Token ids, integers, padded on either side.
             mask_BT: 1 for tokens, 0 for padding.
+            pictures: The pictures of the batch; None if it has none.
 
         Returns:
             float32 [B, hidden_size].
         """
-        x_BTD = self(ids_BT, mask_BT)
+        x_BTD = self(ids_BT, mask_BT, pictures)
         steps = jnp.arange(ids_BT.shape[1])
         last_B = jnp.max(jnp.where(mask_BT.astype(bool), steps, 0), axis=1)
         return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
@@ -267,7 +274,9 @@ def precision(dtype: Any) -> str:
 
 
 @partial(jax.jit, static_argnums=0)
-def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def last_hidden(
+    graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None
+) -> jax.Array:
     """Compiled `Decoder.last` of a split decoder.
 
     Args:
@@ -275,9 +284,10 @@ def last_hidden(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -
         state: Its parameters, from the same split.
         ids_BT: Token ids, integers, padded on either side.
         mask_BT: 1 for tokens, 0 for padding.
+        pictures: The pictures of the batch; None if it has none.
 
     Returns:
         float32 [B, hidden_size].
     """
-    hidden_BD: jax.Array = nnx.merge(graph, state).last(ids_BT, mask_BT)
+    hidden_BD: jax.Array = nnx.merge(graph, state).last(ids_BT, mask_BT, pictures)
     return hidden_BD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from jaxconv.json_files import read_object
 from jaxconv.models.batching import Batcher
 from jaxconv.models.decoder import Decoder
 from jaxconv.models.loading import load_decoder
+from jaxconv.models.picture_tokens import PictureTokens
 from jaxconv.models.token_ids import check_token_ids
+from jaxconv.models.vision.prompts import load_tower, prompt_batches
 from jaxconv.pictures import PictureArrays
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
@@ -33,16 +35,18 @@ class Classifier(nnx.Module):
         self.weight = nnx.Param(weight_CD)
         self.bias = None if bias_C is None else nnx.Param(bias_C)
 
-    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
         """Raw logits [B, labels] in float32."""
-        hidden_BD = self.decoder.last(ids_BT, mask_BT)
+        hidden_BD = self.decoder.last(ids_BT, mask_BT, pictures)
         logits_BC = jnp.einsum("BD,CD->BC", hidden_BD, self.weight[...], precision="highest")
         return logits_BC if self.bias is None else logits_BC + self.bias[...]
 
 
 @partial(jax.jit, static_argnums=0)
-def _logits(graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    logits: jax.Array = nnx.merge(graph, state)(ids_BT, mask_BT)
+def _logits(
+    graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None
+) -> jax.Array:
+    logits: jax.Array = nnx.merge(graph, state)(ids_BT, mask_BT, pictures)
     return logits
 
 
@@ -78,6 +82,7 @@ class JaxClassifier:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")
         checkpoint, config = plain_classifier(checkpoint, config, directory)
         self.decoder = load_decoder(checkpoint, config, dtype=dtype, mesh=mesh, device=device)
+        self._tower = cache(partial(load_tower, checkpoint, config, self.decoder, dtype))  # read with the first picture
         rows = [self.decoder.place(ref.read().astype(np.float32)) for ref in (weight, bias) if ref is not None]
         self.vocabulary_size = self.decoder.vocabulary_size
         self.compile_seconds = 0.0
@@ -91,16 +96,15 @@ class JaxClassifier:
         return len(self._compiled)
 
     def logits(self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays] = ()) -> list[list[float]]:
-        """Raw logits [labels] of each sequence of `token_ids`, pooled at its last token; `pictures` are empty."""
-        assert not pictures  # the backend says beforehand that it scores none
+        """Raw logits [labels] of each sequence of `token_ids`, with its `pictures`, pooled at its last token."""
         check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
-        place = self.decoder.place
-        for batch in self._batcher.batches(token_ids):
+        for batch in prompt_batches(token_ids, pictures, self._tower, self.decoder, self._batcher):
             started = time.perf_counter()
-            scores = np.asarray(_logits(self._graph, self._state, place(batch.ids), place(batch.mask)))
-            if batch.ids.shape not in self._compiled:
-                self._compiled.add(batch.ids.shape)
+            scores = np.asarray(_logits(self._graph, self._state, batch.ids_BT, batch.mask_BT, batch.tokens))
+            shape = (*batch.ids_BT.shape, int(batch.tokens is not None))
+            if shape not in self._compiled:
+                self._compiled.add(shape)
                 self.compile_seconds += time.perf_counter() - started
             for row, score in zip(batch.rows, scores.tolist(), strict=False):  # further rows only fill the shape
                 rows[row] = score

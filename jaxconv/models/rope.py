@@ -19,19 +19,20 @@ from jaxconv.models.config import Rope
 Floats = NDArray[np.float32]
 
 
-def cos_sin(rope: Rope, positions_BT: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cos_sin(rope: Rope, positions: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of the rotation at each position.
 
     Args:
         rope: The rotation of the model, with its scaling.
-        positions_BT: The position of each token, integers.
+        positions: The position of each token, integers [B, T]; or [B, T, dim/2], one for each frequency.
         length_B: The length of each sequence in tokens.
 
     Returns:
         Two arrays [B, T, dim/2] in float32.
     """
     frequencies_BF, attention_factor = _frequencies(rope, length_B)
-    angles_BTF = positions_BT[..., None].astype(jnp.float32) * frequencies_BF[:, None, :]
+    positions_BTF = positions[..., None] if positions.ndim == 2 else positions
+    angles_BTF = positions_BTF.astype(jnp.float32) * frequencies_BF[:, None, :]
     return jnp.cos(angles_BTF) * attention_factor, jnp.sin(angles_BTF) * attention_factor
 
 
