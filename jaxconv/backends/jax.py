@@ -10,7 +10,7 @@ from jaxconv.backends import Classifier, DeviceMesh, check_dtype
 from jaxconv.checkpoint import Array, Checkpoint
 from jaxconv.errors import BackendUnavailable, SourceError, UsageError
 from jaxconv.json_files import JsonObject
-from jaxconv.pictures import PictureArrays
+from jaxconv.pictures import PictureArrays, missing_packages
 
 if TYPE_CHECKING:
     import jax
@@ -42,7 +42,7 @@ def pictures_unsupported(config: JsonObject) -> str | None:
     """Why pictures are not scored with `config`; None if they are."""
     from jaxconv.models.vision.config import vision_unsupported
 
-    return vision_unsupported(config)
+    return vision_unsupported(config) or missing_packages()
 
 
 class JaxBackend:

@@ -40,13 +40,14 @@ def qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Converted:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_vl", "qwen3_5", "gemma3", "llava", "internvl"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "gemma3", "llava", "internvl"])
 def test_pictures_are_scored(name: str, tmp_path: Path) -> None:
-    """Built-in pairs of text by two implementations, those with pictures by transformers on both sides."""
+    """Built-in pairs of text by two implementations, pictures by transformers on both sides, Qwen3-VL by JAX too."""
     report = jaxconv.verify(*converted(tmp_path, name))
     assert report.passed and report.scores is not None, report.findings
     pictures = report.scores.pictures
-    assert pictures is not None and (pictures.pairs, pictures.backend, pictures.kind) == (PICTURES, "torch", "consistency")
+    by = ("torch and jax", "independent") if name == "qwen3_vl" else ("torch", "consistency")
+    assert pictures is not None and (pictures.pairs, pictures.backend, pictures.kind) == (PICTURES, *by)
     assert (
         report.scores.kind == ("consistency" if name == "qwen3_5" else "independent") and report.scores.max_abs_error <= 1e-4
     )
@@ -77,7 +78,7 @@ def test_pairs_of_the_caller(qwen3_vl: Converted, tmp_path: Path) -> None:
     assert report.passed and report.scores is not None and report.scores.pictures is not None
     assert (report.scores.pairs, report.scores.pictures.pairs) == (2, 1)
     again = jaxconv.verify(source, output, pairs=[({"image": str(source.parent / "odd.png")}, "x")])
-    assert again.scores is not None and again.scores.pictures is not None and again.scores.kind == "consistency"
+    assert again.scores is not None and again.scores.pictures is not None and again.scores.kind == "independent"
     only_text = jaxconv.verify(source, output, pairs=[("a", "b")], backend="torch")
     assert only_text.scores is not None and only_text.scores.pictures is None
     assert any("no pictures were scored" in note for note in only_text.notes)
@@ -88,8 +89,6 @@ def test_pairs_of_the_caller(qwen3_vl: Converted, tmp_path: Path) -> None:
 def test_what_cannot_be_scored_is_said(qwen3_vl: Converted, qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built-in pictures are left out with a note; the caller's are an error."""
     pair: Any = ("a", {"image": str(qwen3_vl[0].parent / "odd.png")})
-    with pytest.raises(UsageError, match=r"JAX scores pairs of text.*--backend torch"):
-        jaxconv.verify(*qwen3_vl, pairs=[pair], backend="jax")
     text = qwen3_vl[0].parent / "text"
     jaxconv.convert(qwen3, text, token_ids=[5, 6], backend="numpy")
     with pytest.raises(UsageError, match="reads text alone"):
@@ -102,11 +101,15 @@ def test_what_cannot_be_scored_is_said(qwen3_vl: Converted, qwen3: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_jax_alone_leaves_pictures_out(qwen3_vl: Converted) -> None:
-    """The note says whom to ask."""
-    report = jaxconv.verify(*qwen3_vl, backend="jax")
+def test_jax_alone_leaves_pictures_of_other_families_out(tmp_path: Path) -> None:
+    """The note says whom to ask; the caller's pictures are an error."""
+    source, output = converted(tmp_path, "qwen2_vl")
+    report = jaxconv.verify(source, output, backend="jax")
     assert report.passed and report.scores is not None and report.scores.pictures is None
-    assert any("JAX scores pairs of text of qwen3_vl" in note for note in report.notes)
+    assert any("JAX scores the pictures of qwen3_vl and only pairs of text" in note for note in report.notes)
+    (tmp_path / "odd.png").write_bytes(picture(301, 257))
+    with pytest.raises(UsageError, match=r"JAX scores the pictures of qwen3_vl.*--backend torch"):
+        jaxconv.verify(source, output, pairs=[("a", {"image": str(tmp_path / "odd.png")})], backend="jax")
 
 
 def copied(output: Path, folder: Path) -> Path:
