@@ -29,7 +29,7 @@ def load_composite(config: Mapping[str, Any], tensors: Tensors, device: str) -> 
     Raises:
         ModelError: The model cannot be built, or tensors are missing.
     """
-    return _load(transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config, tensors, device, "float32")
+    return _load(config, tensors, device, "float32")
 
 
 def load_composite_backbone(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str = "float32") -> Any:
@@ -44,14 +44,18 @@ def load_composite_backbone(config: Mapping[str, Any], tensors: Tensors, device:
     Raises:
         ModelError: The model cannot be built, or tensors are missing.
     """
-    return _load(transformers.MODEL_MAPPING, config, tensors, device, dtype)
+    # Only the causal LM knows the names of every generation of files. A tied head takes no memory and asks for no tensor.
+    tied = {"tie_word_embeddings": True}
+    text = config.get("text_config")
+    whole = {**config, **tied, **({"text_config": {**text, **tied}} if isinstance(text, Mapping) else {})}
+    return _load(whole, tensors, device, dtype).base_model
 
 
-def _load(models: Mapping[Any, Any], config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
+def _load(config: Mapping[str, Any], tensors: Tensors, device: str, dtype: str) -> Any:
     with quiet():
         try:
             settings = _settings(config)
-            model, info = models[type(settings)].from_pretrained(
+            model, info = _class_of(settings).from_pretrained(
                 None,
                 config=settings,
                 state_dict={name: LazyTensor(read) for name, read in tensors.items()},
