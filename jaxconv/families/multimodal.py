@@ -25,6 +25,7 @@ LLAVA = (
         "model.language_model.", score=INNER_SCORE, towers=("model.vision_tower.", "model.multi_modal_projector."),
     ),
 )  # fmt: skip
+IDEFICS3 = (Spelling("model.text_model.", towers=("model.vision_model.", "model.connector.")),)
 DECODERS = {name: name for name in ("llama", "mistral", "qwen2", "qwen3")}
 QWEN2_VL = (
     Spelling("model.", score=INNER_SCORE, towers=OLD_QWEN_TOWER),
@@ -87,6 +88,12 @@ COMPOSITES: Mapping[str, Composite] = {
     ),
     "mistral3": Composite(
         "Mistral3ForConditionalGeneration", DECODERS, LLAVA, ("Mistral3ForSequenceClassification",), tied=True, served=False
+    ),
+    "idefics3": Composite(
+        "Idefics3ForConditionalGeneration", {"llama": "llama"}, IDEFICS3, ("Idefics3ForSequenceClassification",)
+    ),
+    "smolvlm": Composite(
+        "SmolVLMForConditionalGeneration", {"llama": "llama"}, IDEFICS3, ("SmolVLMForSequenceClassification",)
     ),
 }
 

@@ -72,6 +72,37 @@ def _qwen_processor(patch: int, name: str, least: int, video: str, mean: float) 
     }  # fmt: skip
 
 
+# What Idefics 3 and SmolVLM put around a picture and between its tiles.
+IDEFICS3_NAMED = {
+    "fake_image_token": "<fake_token_around_image>", "image_token": "<image>", "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+    **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)},
+}  # fmt: skip
+
+
+def _idefics3(name: str, video: Mapping[str, Any]) -> Tiny:
+    """Pictures in tiles of 56 x 56, up to two by two, and the whole of them; four tokens each."""
+    image = {
+        "image_processor_type": f"{name}ImageProcessor", "processor_class": f"{name}Processor", "do_image_splitting": True,
+        "size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56},
+    }  # fmt: skip
+    return Tiny(
+        {"model_type": "llama", "rms_norm_eps": 1e-5},
+        {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56,
+            "patch_size": 14,
+        },
+        {"image_token_id": "<image>"},
+        {
+            "preprocessor_config.json": image,
+            "processor_config.json": {"processor_class": f"{name}Processor", "image_seq_len": 4},
+            **video,
+        },
+        {"scale_factor": 2},
+        IDEFICS3_NAMED,
+    )  # fmt: skip
+
+
 TINY: Mapping[str, Tiny] = {
     "qwen3_vl": Tiny(
         {
@@ -196,6 +227,16 @@ TINY: Mapping[str, Tiny] = {
             },
         },
         named={"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"},
+    ),
+    "idefics3": _idefics3("Idefics3", {}),
+    "smolvlm": _idefics3(
+        "SmolVLM",
+        {
+            "video_preprocessor_config.json": {
+                "video_processor_type": "SmolVLMVideoProcessor", "processor_class": "SmolVLMProcessor",
+                "size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56},
+            },
+        },
     ),
 }  # fmt: skip
 

@@ -144,6 +144,9 @@ def with_hub_names(source: Path) -> None:
         ("internvl", "<IMG_CONTEXT>"),
         ("llava", "<image>"),
         ("gemma3", "<start_of_image>"),
+        ("idefics3", "<image>"),
+        ("smolvlm", "<image>"),
+        ("mistral3", "[IMG]"),
     ],
 )
 def test_other_families(tmp_path: Path, name: str, mark: str) -> None:
