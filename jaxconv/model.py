@@ -24,6 +24,7 @@ from jaxconv.families import (
     text_only_config,
     tie_word_embeddings,
     with_defaults,
+    with_served_towers,
     without_towers,
 )  # fmt: skip
 from jaxconv.file_errors import reading
@@ -145,6 +146,7 @@ def read_model(
     if whole is not None or family.composite is not None:
         _check_plain_source(whole or family, layout, quantised, options)
     if family.composite is not None:
+        checkpoint = with_served_towers(checkpoint, family, config)
         check_processor(source.assets)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import jaxconv
 from jaxconv.errors import JaxconvError, RefusedError, SourceError
@@ -53,10 +53,17 @@ def respelled(source: Path, before: Spelling, after: Spelling) -> None:
     save_file(renamed, source / "model.safetensors", {"format": "pt"})
 
 
+def under_hub_names(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors with the level in the names of CLIP and SigLIP towers that transformers 5 leaves out and vLLM reads."""
+    if config["vision_config"]["model_type"] not in ("clip_vision_model", "siglip_vision_model"):
+        return tensors
+    return {name.replace("vision_tower.", "vision_tower.vision_model.", 1): tensor for name, tensor in tensors.items()}
+
+
 def check_output(source: Path, output: Path) -> None:
     """Every tensor but the head bit for bit, the row exact in float32, and a config with only the expected differences."""
-    before, after = tensors_of(source), tensors_of(output)
     config = config_of(source)
+    before, after = under_hub_names(tensors_of(source), config), tensors_of(output)
     family = family_for(config).spelled_as(before)
     head, score = family.head, f"{family.head.score}.weight"
     assert after.keys() == (before.keys() - {head.weight}) | {score}
@@ -213,6 +220,43 @@ def test_a_changed_tower_is_found(qwen3_vl: Path, tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     report = jaxconv.verify(qwen3_vl, tmp_path / "out", structure_only=True)
     assert report.structure.mismatched == ("model.visual.blocks.1.norm1.bias",)
+
+
+@pytest.mark.parametrize("spelling", [0, 1])
+@pytest.mark.parametrize("name", ["gemma3", "llava"])
+def test_towers_get_the_names_that_vllm_reads(tmp_path: Path, name: str, spelling: int) -> None:
+    """SigLIP and CLIP: said, read by transformers, compared by `verify`; hub files keep their names and their bytes."""
+    source, output = composite_checkpoint(tmp_path / "source", name, tie=False), tmp_path / "output"
+    spellings = COMPOSITES[name].spellings
+    if spelling:
+        respelled(source, spellings[0], spellings[1])
+    plan = jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy").plan
+    tower = f"{spellings[spelling].towers[0]}vision_model."
+    (said,) = (warning for warning in plan.warnings if f"the output has the hub's names ({tower}*)" in warning)
+    assert said in (output / "README.md").read_text()
+    check_output(source, output)
+    towers = [
+        AutoModelForImageTextToText.from_pretrained(folder, architectures=[], dtype=torch.bfloat16).model.vision_tower
+        for folder in (source, output)
+    ]
+    states = [dict(tower.state_dict()) for tower in towers]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    (path,) = output.glob("*.safetensors")
+    tensors = load_file(path)
+    changed = next(name for name in tensors if name.startswith(tower) and name.endswith("bias"))
+    tensors[changed][3] += 1
+    save_file(tensors, path, {"format": "pt"})
+    assert jaxconv.verify(source, output, structure_only=True).structure.mismatched == (changed,)
+
+
+def test_towers_of_the_hub_stay(tmp_path: Path) -> None:
+    """No note, and files that can be linked."""
+    source = composite_checkpoint(tmp_path / "source", "llava", tie=False)
+    save_file(under_hub_names(tensors_of(source), config_of(source)), source / "model.safetensors", {"format": "pt"})
+    plan = jaxconv.convert(source, tmp_path / "output", token_ids=[FALSE, TRUE], backend="numpy").plan
+    assert not any("hub's names" in warning for warning in plan.warnings)
+    assert plan.model.checkpoint.shards
+    assert jaxconv.verify(source, tmp_path / "output", structure_only=True).passed
 
 
 @pytest.mark.parametrize(
