@@ -15,9 +15,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import jaxconv
 from jaxconv.errors import JaxconvError, RefusedError, SourceError
 from jaxconv.families import COMPOSITES, FAMILIES, family_for, find_lm_head, language_model, tie_word_embeddings
-from jaxconv.families.row import Spelling
 from jaxconv.readers import open_checkpoint
-from tests.support.multimodal import TEXT, TINY, composite_checkpoint
+from tests.support.multimodal import TEXT, TINY, composite_checkpoint, respelled
 from tests.support.tiny import tokenizer
 
 NAMES = sorted(TINY)
@@ -40,17 +39,6 @@ def config_of(folder: Path) -> dict[str, Any]:
     """The config.json of a directory."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return config
-
-
-def respelled(source: Path, before: Spelling, after: Spelling) -> None:
-    """Gives a checkpoint of one file the names of another generation of files."""
-    prefixes = {before.prefix: after.prefix, f"{before.head}.": f"{after.head}."}
-    prefixes |= dict(zip(before.towers, after.towers, strict=True))
-    renamed = {}
-    for name, tensor in load_file(source / "model.safetensors").items():
-        prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
-        renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
-    save_file(renamed, source / "model.safetensors", {"format": "pt"})
 
 
 def under_hub_names(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -285,12 +273,6 @@ def test_a_flag_of_the_language_model_alone_ties_some_families() -> None:
         assert tie_word_embeddings(family_for(config), config) == (True, "true")
     config = {"model_type": "qwen2_5_vl", "text_config": {**text, "tie_word_embeddings": False}}
     assert tie_word_embeddings(family_for(config), config)[0] is False
-
-
-def test_what_is_not_proven_is_refused(qwen3_vl: Path, tmp_path: Path) -> None:
-    """An adapter, for one."""
-    with pytest.raises(RefusedError, match=r"reads pictures beside text.*an adapter"):
-        jaxconv.convert(qwen3_vl, tmp_path / "out", token_ids=[FALSE, TRUE], adapter=tmp_path, backend="numpy")
 
 
 def test_the_language_model_of_a_config() -> None:

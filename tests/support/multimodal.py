@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from jaxconv.families.row import Spelling
 from tests.support.real_tokenizers import tokenizer_folder
 from tests.support.tiny import tokenizer
 
@@ -287,6 +289,17 @@ def _add_tokenizer(folder: Path, tiny: Tiny, real: bool) -> dict[str, int]:
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "extra_special_tokens": dict(tiny.named)}))
     return {key: made.token_to_id(text) for key, text in tiny.marks.items()}
+
+
+def respelled(source: Path, before: Spelling, after: Spelling) -> None:
+    """Gives a checkpoint of one file the names of another generation of files."""
+    prefixes = {before.prefix: after.prefix, f"{before.head}.": f"{after.head}."}
+    prefixes |= dict(zip(before.towers, after.towers, strict=True))
+    renamed = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
+        renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    save_file(renamed, source / "model.safetensors", {"format": "pt"})
 
 
 def picture(width: int, height: int, seed: int = 0) -> bytes:
