@@ -53,6 +53,14 @@ COMPOSITES: Mapping[str, Composite] = {
         ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForSequenceClassification"),
         picture=QWEN_PICTURE,
     ),
+    "qwen3_5_moe": Composite(
+        "Qwen3_5MoeForConditionalGeneration",
+        {"qwen3_5_moe_text": "qwen3_5_moe_text"},
+        (Spelling("model.language_model.", towers=QWEN_TOWER),),
+        ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForSequenceClassification"),
+        picture=QWEN_PICTURE,
+        served=False,
+    ),
     "qwen2_5_vl": Composite(
         "Qwen2_5_VLForConditionalGeneration",
         {"qwen2_5_vl_text": "qwen2", "qwen2_5_vl": "qwen2"},

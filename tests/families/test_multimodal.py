@@ -210,6 +210,28 @@ def test_a_changed_tower_is_found(qwen3_vl: Path, tmp_path: Path) -> None:
     assert report.structure.mismatched == ("model.visual.blocks.1.norm1.bias",)
 
 
+def test_experts_of_a_layer_in_one_tensor(tmp_path: Path) -> None:
+    """As files of the hub have those of Qwen3.5's mixtures: copied as they are, of the shape that the config says."""
+    source, output = composite_checkpoint(tmp_path / "source", "qwen3_5_moe", tie=False), tmp_path / "output"
+    tensors = tensors_of(source)
+    for layer in range(4):
+        experts = f"model.language_model.layers.{layer}.mlp.experts."
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{experts}{number}.{name}_proj.weight") for number in range(4)])
+            for name in ("gate", "up", "down")
+        )
+        tensors |= {f"{experts}gate_up_proj": torch.cat([gate, up], 1), f"{experts}down_proj": down}
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy")
+    check_output(source, output)
+    report = jaxconv.verify(source, output)
+    assert report.passed and report.scores is not None and report.scores.max_abs_error <= 1e-4, report.findings
+    tensors[f"{experts}gate_up_proj"] = tensors[f"{experts}gate_up_proj"].transpose(1, 2).contiguous()
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"experts\.gate_up_proj is \[4, 64, 96\], expected \[4, 96, 64\]"):
+        jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy", overwrite=True)
+
+
 @pytest.mark.parametrize("spelling", [0, 1])
 @pytest.mark.parametrize("name", ["gemma3", "llava"])
 def test_towers_get_the_names_that_vllm_reads(tmp_path: Path, name: str, spelling: int) -> None:

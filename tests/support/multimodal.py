@@ -230,6 +230,23 @@ TINY: Mapping[str, Tiny] = {
         },
         named={"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"},
     ),
+    "qwen3_5_moe": Tiny(
+        {
+            **HEAD_DIM, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+            "linear_num_value_heads": 4, "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48, "shared_expert_intermediate_size": 40,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 16,
+            "out_hidden_size": 64, "num_position_embeddings": 2304,
+        },
+        QWEN_MARKS,
+        _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
     "idefics3": _idefics3("Idefics3", {}),
     "smolvlm": _idefics3(
         "SmolVLM",
