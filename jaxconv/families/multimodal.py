@@ -105,6 +105,19 @@ COMPOSITES: Mapping[str, Composite] = {
     ),
 }
 
+# Models of pictures and text that are known and have no row: model_type -> why.
+UNPROVEN: Mapping[str, str] = {
+    "qwen3_vl_moe": (
+        "vLLM reads its experts' matrices as the hub's files have them, and transformers 5 writes them transposed, so that one "
+        "of the two would read others"
+    ),
+    "lfm2_vl": "its language model mixes convolutions with attention, and jaxconv has no table of that",
+    "gemma4": "its language model has embeddings and shared keys of single layers, and jaxconv has no table of that",
+    "gemma4_unified": "its language model has embeddings and shared keys of single layers, and jaxconv has no table of that",
+    "gemma3n": "its language model keeps several streams of hidden states, and jaxconv has no table of that",
+    "idefics2": "vLLM has no class of it",
+}
+
 
 def composite_row(composite: Composite, text: str) -> Row:
     """The row of a composite: its language model's, under the composite's names.

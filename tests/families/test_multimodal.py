@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import jaxconv
 from jaxconv.errors import JaxconvError, RefusedError, SourceError
 from jaxconv.families import COMPOSITES, FAMILIES, family_for, find_lm_head, language_model, tie_word_embeddings
+from jaxconv.families.multimodal import UNPROVEN
 from jaxconv.readers import open_checkpoint
 from tests.support.multimodal import TEXT, TINY, composite_checkpoint, respelled
 from tests.support.tiny import tokenizer
@@ -141,6 +142,10 @@ def test_what_is_not_known_is_refused_with_the_reason() -> None:
     """A model of pictures without a row; a language model that was not tried; keys of on-line conversion are no refusal."""
     with pytest.raises(RefusedError, match=r"FuyuForCausalThings reads pictures beside text.*Known: .*qwen3_vl"):
         family_for({"model_type": "fuyu2", "architectures": ["FuyuForCausalThings"], "vision_config": {}})
+    assert not UNPROVEN.keys() & COMPOSITES.keys()
+    for name, reason in UNPROVEN.items():
+        with pytest.raises(RefusedError, match=f"model_type '{name}': {reason}"):
+            family_for({"model_type": name, "text_config": {"model_type": f"{name}_text"}, "vision_config": {}})
     with pytest.raises(RefusedError, match="language model of model_type 'rwkv'"):
         family_for({"model_type": "qwen3_vl", "text_config": {"model_type": "rwkv"}})
 
