@@ -76,7 +76,9 @@ def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter, family: Family) 
         tokenizer = adapter.path if (adapter.path / "tokenizer_config.json").is_file() else checkpoint.path
         target = f"{checkpoint.path}-resized"
         loader = "AutoModelForCausalLM" if family.composite is None else "AutoModelForImageTextToText"
-        script = RESIZE.format(loader=loader, base=checkpoint.path, rows=ref.shape[0], target=target, tokenizer=str(tokenizer))
+        script = RESIZE.format(
+            loader=loader, base=checkpoint.path, rows=ref.shape[0], target=target, tokenizer=str(tokenizer)
+        )
         convert = ["jaxconv", "convert", target, "OUTPUT", "--adapter", str(adapter.path)]
         raise SourceError(
             f"the adapter {adapter.path} was trained with a resized vocabulary: its {name} has {ref.shape[0]} rows, the base "

@@ -108,8 +108,8 @@ COMPOSITES: Mapping[str, Composite] = {
 # Models of pictures and text that are known and have no row: model_type -> why.
 UNPROVEN: Mapping[str, str] = {
     "qwen3_vl_moe": (
-        "vLLM reads its experts' matrices as the hub's files have them, and transformers 5 writes them transposed, so that one "
-        "of the two would read others"
+        "vLLM reads its experts' matrices as the hub's files have them, transformers 5 writes them transposed, and neither "
+        "is proven here"
     ),
     "lfm2_vl": "its language model mixes convolutions with attention, and jaxconv has no table of that",
     "gemma4": "its language model has embeddings and shared keys of single layers, and jaxconv has no table of that",

@@ -76,7 +76,6 @@ class Row:
         when: Tensors that a config key decides on.
         sparse: The feed-forward tensors of layers with experts.
         dense: Those of layers without, in families that have both.
-        joined: What takes the place of single experts' tensors in files that hold all experts of a layer in one.
         defaults: What transformers takes an absent config key for.
         by_layer_type: The tensors of a layer by its entry in `layer_types`.
         accepts: Further values of `architectures` in config.json that name the same model.
@@ -89,6 +88,7 @@ class Row:
         draft: What names of a draft head begin with; no classifier has it.
         head_bias: Whether the LM head has a bias.
         transformers_seq_cls: Whether transformers has a ForSequenceClassification class.
+        joined: What takes the place of single experts' tensors in files that hold all experts of a layer in one.
     """
 
     architecture: str
@@ -96,7 +96,6 @@ class Row:
     when: tuple[When, ...] = ()
     sparse: Shapes = field(default_factory=dict)
     dense: Shapes = field(default_factory=dict)
-    joined: Shapes = field(default_factory=dict)
     defaults: JsonObject = field(default_factory=dict)
     by_layer_type: Mapping[str, Shapes] = field(default_factory=dict)
     accepts: tuple[str, ...] = ()
@@ -109,3 +108,4 @@ class Row:
     draft: str | None = None
     head_bias: bool = False
     transformers_seq_cls: bool = True
+    joined: Shapes = field(default_factory=dict)

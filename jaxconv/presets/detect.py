@@ -106,8 +106,8 @@ def _score_config(source: Source, entry: JsonObject) -> tuple[object, str]:
     config = read_json(source.assets / SCORE)
     if config is None:
         raise SourceError(
-            f"modules.json of {source.name} has a LogitScore in {path!r}, and there is no {named}. Download it again, correct "
-            "the path, or pass --classifier-from-tokens or --token-ids, false first."
+            f"modules.json of {source.name} has a LogitScore in {path!r}, and there is no {named}. Download it again, "
+            "correct the path, or pass --classifier-from-tokens or --token-ids, false first."
         )
     return config, f"{SCORE} (modules.json names {named}, which does not exist)"
 

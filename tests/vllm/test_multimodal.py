@@ -142,7 +142,10 @@ def test_qwen3_vl_reranker(tmp_path: Path) -> None:
     ],
 )
 def test_other_families(tmp_path: Path, name: str, mark: str) -> None:
-    """The row where vLLM looks for it, towers under the names that it reads; a template of one's own. On a CPU vLLM reads Gemma 3's pictures causally."""
+    """The row where vLLM looks for it, towers under the names that it reads; a template of one's own.
+
+    On a CPU vLLM reads Gemma 3's pictures causally.
+    """
     if name == "smolvlm" and not [*PYTHON.parents[1].glob("lib/*/site-packages/num2words")]:
         pytest.skip("SmolVLM's processor needs num2words in vLLM's environment: pip install -r requirements/vllm.txt")
     source, output = tmp_path / "source", tmp_path / "output"
