@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,12 @@ class Adapter:
     files: Mapping[Path, FileIdentity]
 
 
-def read_adapter(directory: Path) -> Adapter:
-    """Reads the config and the header of the adapter in `directory`.
+def read_adapter(directory: Path, named: Callable[[Sequence[str]], Mapping[str, str]] = standard_names) -> Adapter:
+    """Reads the config and the header of an adapter.
+
+    Args:
+        directory: The directory of the adapter.
+        named: The names that the base's checkpoint has for the tensors that PEFT names.
 
     Returns:
         The adapter; its tensors are read when they are merged.
@@ -128,7 +132,7 @@ def read_adapter(directory: Path) -> Adapter:
         raise SourceError(
             f"{path} holds {len(tensors)} tensors that do not pair up. The adapter is incomplete; copy it again."
         )
-    names = standard_names([*factors, *replaced])
+    names = named([*factors, *replaced])
     with reading(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     base = config.get("base_model_name_or_path")

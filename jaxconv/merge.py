@@ -12,25 +12,26 @@ from pathlib import Path
 from jaxconv.adapter import FLOATS, Adapter, Factors
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import RefusedError, SourceError
+from jaxconv.families import Family, HeadNames
 from jaxconv.readers import NOT_APPLIED
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 STRIP = 1 << 20  # bytes of float32 rows that are merged at once: what caches hold
 THREADS = min(4, os.cpu_count() or 1)
 LISTED = 5
 RESIZE = (
-    "from transformers import AutoModelForCausalLM, AutoTokenizer; "
-    "model = AutoModelForCausalLM.from_pretrained({base!r}, dtype='auto'); model.resize_token_embeddings({rows}); "
+    "from transformers import {loader}, AutoTokenizer; "
+    "model = {loader}.from_pretrained({base!r}, dtype='auto'); model.resize_token_embeddings({rows}); "
     "model.save_pretrained({target!r}); AutoTokenizer.from_pretrained({tokenizer!r}).save_pretrained({target!r})"
 )
 
 
-def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Checkpoint:
+def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, family: Family, tied: bool) -> Checkpoint:
     """The base's tensors with the adapter in them.
 
     Args:
         checkpoint: The base, under Hugging Face names.
         adapter: The adapter.
+        family: The base's family, in the spelling of its names.
         tied: Whether the base uses its embedding as the LM head.
 
     Raises:
@@ -39,9 +40,9 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     """
     tensors = dict(checkpoint.tensors)
     replaced = dict(adapter.replaced)
-    _check_vocabulary(checkpoint, adapter)
+    _check_vocabulary(checkpoint, adapter, family)
     if tied:
-        replaced = _untied_ends_removed(checkpoint, adapter)
+        replaced = _untied_ends_removed(checkpoint, adapter, family.head)
     changed = dict.fromkeys([*adapter.factors, *replaced])
     missing = sorted(name for name in changed if name not in tensors)
     if missing:
@@ -66,15 +67,18 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, tied: bool) -> Check
     return replace(checkpoint, tensors=tensors, files=files, notes=(*notes, note))
 
 
-def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter) -> None:
-    base = checkpoint.tensors.get(EMBEDDING)
-    for name in (EMBEDDING, HEAD):
+def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter, family: Family) -> None:
+    base = checkpoint.tensors.get(family.head.embedding)
+    for name in (family.head.embedding, family.head.weight):
         ref = adapter.replaced.get(name)
         if base is None or ref is None or ref.shape[1:] != base.shape[1:] or ref.shape == base.shape:
             continue
         tokenizer = adapter.path if (adapter.path / "tokenizer_config.json").is_file() else checkpoint.path
         target = f"{checkpoint.path}-resized"
-        script = RESIZE.format(base=checkpoint.path, rows=ref.shape[0], target=target, tokenizer=str(tokenizer))
+        loader = "AutoModelForCausalLM" if family.composite is None else "AutoModelForImageTextToText"
+        script = RESIZE.format(
+            loader=loader, base=checkpoint.path, rows=ref.shape[0], target=target, tokenizer=str(tokenizer)
+        )
         convert = ["jaxconv", "convert", target, "OUTPUT", "--adapter", str(adapter.path)]
         raise SourceError(
             f"the adapter {adapter.path} was trained with a resized vocabulary: its {name} has {ref.shape[0]} rows, the base "
@@ -83,15 +87,16 @@ def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter) -> None:
         )
 
 
-def _untied_ends_removed(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, TensorRef]:
+def _untied_ends_removed(checkpoint: Checkpoint, adapter: Adapter, head: HeadNames) -> dict[str, TensorRef]:
     """The adapter's whole tensors, without a head and an embedding that leave a tied base as it is.
 
     Raises `RefusedError` where head and embedding would differ.
     """
     replaced = dict(adapter.replaced)
-    ends = {name: replaced.pop(name) for name in (EMBEDDING, HEAD) if name in replaced}
-    factors = [name for name in adapter.factors if name in (EMBEDDING, HEAD)]
-    base = checkpoint.tensors.get(EMBEDDING)
+    both = (head.embedding, head.weight)
+    ends = {name: replaced.pop(name) for name in both if name in replaced}
+    factors = [name for name in adapter.factors if name in both]
+    base = checkpoint.tensors.get(head.embedding)
     if not factors and base is not None:
         stored = [_as_stored(ref, name, base.dtype) for name, ref in ends.items()]
         if all(_equal(ref, base) for ref in stored):

@@ -16,6 +16,7 @@ from jaxconv.families import (
     LmHead,
     LogitTransform,
     Rows,
+    adapter_names,
     check_backbone,
     check_proof_can_run,
     family_for,
@@ -24,6 +25,7 @@ from jaxconv.families import (
     text_only_config,
     tie_word_embeddings,
     with_defaults,
+    with_served_towers,
     without_towers,
 )  # fmt: skip
 from jaxconv.file_errors import reading
@@ -145,15 +147,16 @@ def read_model(
     if whole is not None or family.composite is not None:
         _check_plain_source(whole or family, layout, quantised, options)
     if family.composite is not None:
+        checkpoint = with_served_towers(checkpoint, family, config)
         check_processor(source.assets)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = (checkpoint if whole is None else everything).tensors.values()
     packed = None if quantised is None else check_packed(checkpoint, quantised, family, config)
     backbone = set(check_backbone(checkpoint, family, config) if packed is None else packed.tensors)
-    adapter = None if options.adapter is None else read_adapter(Path(options.adapter).expanduser())
+    adapter = None if options.adapter is None else _read_adapter(Path(options.adapter).expanduser(), family, checkpoint)
     if adapter is not None:
-        checkpoint = merge_adapter(checkpoint, adapter, tied=tie_word_embeddings(family, config)[0])
+        checkpoint = merge_adapter(checkpoint, adapter, family, tied=tie_word_embeddings(family, config)[0])
     with_head, head_record = (checkpoint, "") if packed is None else with_plain_head(checkpoint, family)
     if tree is not None:
         with_head, head_record = _unrounded_head(tree, to_hf(tree.plain(WIDE), defaults, layout)[1], checkpoint, family)
@@ -180,6 +183,13 @@ def read_model(
     )
 
 
+def _read_adapter(directory: Path, family: Family, checkpoint: Checkpoint) -> Adapter:
+    """The adapter, its tensors named as the checkpoint's."""
+    if family.composite is None:
+        return read_adapter(directory)
+    return read_adapter(directory, adapter_names(family, family.composite, checkpoint.tensors))
+
+
 def _notes(tree: QuantisedTree | None, quantised: Quantised | None, head_record: str) -> Iterator[str]:
     """What the caller should know of a quantised source."""
     if tree is not None:
@@ -194,7 +204,7 @@ def _check_plain_source(family: Family, layout: str, quantised: Quantised | None
     """Raises `RefusedError` for sources with pictures whose conversion is not proven."""
     causes = {
         f"the layout {layout}": layout != "hf",
-        "an adapter": options.adapter is not None,
+        "an adapter that --text-only would merge in part": options.adapter is not None and options.text_only,
         "packed weights": quantised is not None,
     }
     for cause in (cause for cause, applies in causes.items() if applies):

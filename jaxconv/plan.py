@@ -177,7 +177,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
             *([note] if note else []),
             *prompt.notes,
             *fitted.warnings,
-            *picture_notes(model.family, model.config, model.checkpoint.tensors, fitted.prompt.template),
+            *picture_notes(model.family, fitted.prompt.template),
         ),
         machine_warnings=fitted.machine_warnings,
     )

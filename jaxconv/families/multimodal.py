@@ -25,6 +25,7 @@ LLAVA = (
         "model.language_model.", score=INNER_SCORE, towers=("model.vision_tower.", "model.multi_modal_projector."),
     ),
 )  # fmt: skip
+IDEFICS3 = (Spelling("model.text_model.", towers=("model.vision_model.", "model.connector.")),)
 DECODERS = {name: name for name in ("llama", "mistral", "qwen2", "qwen3")}
 QWEN2_VL = (
     Spelling("model.", score=INNER_SCORE, towers=OLD_QWEN_TOWER),
@@ -51,6 +52,14 @@ COMPOSITES: Mapping[str, Composite] = {
         (Spelling("model.language_model.", towers=QWEN_TOWER),),
         ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForSequenceClassification"),
         picture=QWEN_PICTURE,
+    ),
+    "qwen3_5_moe": Composite(
+        "Qwen3_5MoeForConditionalGeneration",
+        {"qwen3_5_moe_text": "qwen3_5_moe_text"},
+        (Spelling("model.language_model.", towers=QWEN_TOWER),),
+        ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForSequenceClassification"),
+        picture=QWEN_PICTURE,
+        served=False,
     ),
     "qwen2_5_vl": Composite(
         "Qwen2_5_VLForConditionalGeneration",
@@ -88,6 +97,25 @@ COMPOSITES: Mapping[str, Composite] = {
     "mistral3": Composite(
         "Mistral3ForConditionalGeneration", DECODERS, LLAVA, ("Mistral3ForSequenceClassification",), tied=True, served=False
     ),
+    "idefics3": Composite(
+        "Idefics3ForConditionalGeneration", {"llama": "llama"}, IDEFICS3, ("Idefics3ForSequenceClassification",)
+    ),
+    "smolvlm": Composite(
+        "SmolVLMForConditionalGeneration", {"llama": "llama"}, IDEFICS3, ("SmolVLMForSequenceClassification",)
+    ),
+}
+
+# Models of pictures and text that are known and have no row: model_type -> why.
+UNPROVEN: Mapping[str, str] = {
+    "qwen3_vl_moe": (
+        "vLLM reads its experts' matrices as the hub's files have them, transformers 5 writes them transposed, and neither "
+        "is proven here"
+    ),
+    "lfm2_vl": "its language model mixes convolutions with attention, and jaxconv has no table of that",
+    "gemma4": "its language model has embeddings and shared keys of single layers, and jaxconv has no table of that",
+    "gemma4_unified": "its language model has embeddings and shared keys of single layers, and jaxconv has no table of that",
+    "gemma3n": "its language model keeps several streams of hidden states, and jaxconv has no table of that",
+    "idefics2": "vLLM has no class of it",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxconv.errors import RefusedError
 from jaxconv.families.by_proof import proof_family
 from jaxconv.families.family import Family, text_config
-from jaxconv.families.multimodal import COMPOSITES, composite_row
+from jaxconv.families.multimodal import COMPOSITES, UNPROVEN, composite_row
 from jaxconv.families.refusals import REFUSED
 from jaxconv.families.row import Row
 from jaxconv.families.table import FAMILIES
@@ -65,9 +65,10 @@ def _composite(config: JsonObject, architecture: object) -> Family | None:
         row = composite_row(composite, composite.texts[text_type])
         return TableFamily(model_type, row, row.spellings[0], composite=composite)
     if composite is None and isinstance(config.get("vision_config"), dict) and not _is_causal_lm(architecture):
+        reason = UNPROVEN.get(model_type, "where vLLM looks for its score row is not known")
         raise RefusedError(
             f"{architecture or model_type} reads pictures beside text (vision_config), and jaxconv has no row for model_type "
-            f"{model_type!r}: where vLLM looks for its score row is not known. Known: {', '.join(COMPOSITES)}."
+            f"{model_type!r}: {reason}. Known: {', '.join(COMPOSITES)}."
         )
     return None
 

@@ -88,6 +88,7 @@ class Row:
         draft: What names of a draft head begin with; no classifier has it.
         head_bias: Whether the LM head has a bias.
         transformers_seq_cls: Whether transformers has a ForSequenceClassification class.
+        joined: What takes the place of single experts' tensors in files that hold all experts of a layer in one.
     """
 
     architecture: str
@@ -107,3 +108,4 @@ class Row:
     draft: str | None = None
     head_bias: bool = False
     transformers_seq_cls: bool = True
+    joined: Shapes = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 Symbols: V vocab_size, D hidden_size, F intermediate_size, M moe_intermediate_size, S
 shared_expert_intermediate_size, N attention heads, G key-value heads, H head_dim, Q query width (N x H),
-K key width (G x H), E experts; "2F" and "Q+2K" are sums. In names `{i}` is the layer, `{e}` the expert,
+K key width (G x H), E experts; "2F", "2M" and "Q+2K" are sums. In names `{i}` is the layer, `{e}` the expert,
 `{n}` the attention head, `{g}` the key-value head. Of linear attention: LH value heads, LD their size, LV value width
 (LH x LD), LC width of the convolution (two key widths and LV), LW its length.
 Proven against transformers' own models in tests/families.
@@ -78,6 +78,9 @@ LINEAR_ATTENTION = {
     **_layer(linear_attn__in_proj_a="LH D", linear_attn__in_proj_b="LH D", linear_attn__norm="LD"),
     **_layer(linear_attn__out_proj="D LV"),
 }  # fmt: skip
+JOINED_EXPERTS = {
+    "layers.{i}.mlp.experts.gate_up_proj": "E 2M D", "layers.{i}.mlp.experts.down_proj": "E D M",
+}  # fmt: skip
 GATED_ATTENTION = {**ATTENTION, **QK_NORM, **_layer(self_attn__q_proj="2Q D")}
 STABLELM = {**EMBED, "norm.bias": "D", **IN_NORM, **_layer(input_layernorm_bias="D"), **ATTENTION, **MLP}
 STABLELM_QK_NORM = _layer(**{"self_attn__q_layernorm__norms__{n}": "H", "self_attn__k_layernorm__norms__{g}": "H"})
@@ -102,6 +105,15 @@ def _gemma(positions: int, **defaults: Any) -> JsonObject:
     return _decoder(positions, **{_HD: 256, "hidden_activation": "gelu_pytorch_tanh", **defaults})
 
 
+def _hybrid(kv_heads: int, **defaults: Any) -> JsonObject:
+    return {
+        _KV: kv_heads, _HD: 256, "linear_num_key_heads": 16, "linear_key_head_dim": 128,
+        "linear_num_value_heads": 32, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 4, **defaults,
+    }  # fmt: skip
+
+
+HYBRID = {"linear_attention": LINEAR_ATTENTION, "full_attention": GATED_ATTENTION}
 _QWEN_WINDOW = {_WINDOW: 4096, "max_window_layers": 28}
 
 FAMILIES: Mapping[str, Row] = {
@@ -127,13 +139,11 @@ FAMILIES: Mapping[str, Row] = {
         ),
     ),
     "qwen3_5_text": Row(
-        "Qwen3_5ForCausalLM", {**EMBED, **TWO_NORMS, **MLP},
-        by_layer_type={"linear_attention": LINEAR_ATTENTION, "full_attention": GATED_ATTENTION},
-        defaults={
-            _KV: 4, _HD: 256, "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32,
-            "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "full_attention_interval": 4,
-        },
-        draft="mtp.",
+        "Qwen3_5ForCausalLM", {**EMBED, **TWO_NORMS, **MLP}, by_layer_type=HYBRID, defaults=_hybrid(4), draft="mtp.",
+    ),
+    "qwen3_5_moe_text": Row(
+        "Qwen3_5MoeForCausalLM", {**EMBED, **TWO_NORMS, **QWEN_MOE, **SHARED_EXPERT}, by_layer_type=HYBRID,
+        joined=JOINED_EXPERTS, defaults=_hybrid(2, num_experts=256), draft="mtp.", transformers_seq_cls=False,
     ),
     "gemma": Row("GemmaForCausalLM", _PLAIN, _BIAS, defaults=_gemma(8192, **{_KV: 16}), tied=True),
     "gemma2": Row(

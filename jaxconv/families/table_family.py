@@ -91,10 +91,10 @@ class TableFamily:
         return HeadNames(f"{spelling.head}.weight", bias, spelling.prefix + EMBEDDING, self.row.tied, spelling.score)
 
     def spelled_as(self, names: Collection[str]) -> TableFamily:
-        """The same family in the spelling whose embedding is among `names`, those of a file."""
+        """The same family in the spelling whose embedding is among `names`, those of a file, with its form of experts."""
         for spelling in self.row.spellings:
             if spelling.prefix + EMBEDDING in names:
-                return replace(self, spelling=spelling)
+                return replace(self, spelling=spelling, row=_with_experts_of(self.row, spelling.prefix, names))
         return self
 
     def transform(self, config: JsonObject) -> LogitTransform:
@@ -156,6 +156,13 @@ class TableFamily:
         return name.startswith(self.spelling.towers)
 
 
+def _with_experts_of(row: Row, prefix: str, names: Collection[str]) -> Row:
+    """The row with the tensors of joined experts, if these are what a file has."""
+    if not any(prefix + name.replace("{i}", "0") in names for name in row.joined):
+        return row
+    return replace(row, tensors={name: shape for name, shape in row.tensors.items() if "{e}" not in name} | {**row.joined})
+
+
 def _shapes(config: JsonObject, row: Row) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The names after the prefix, and the shapes; the config has its defaults."""
     patterns = dict(row.tensors)
@@ -167,9 +174,9 @@ def _shapes(config: JsonObject, row: Row) -> Iterator[tuple[str, tuple[int, ...]
     of_layer = _layer_tensors(config, row, layers)
     needed = {**patterns, **{name: text for shapes in of_layer for name, text in shapes.items()}}
     symbols = {symbol for text in needed.values() for symbol in text.split()}
-    for symbol in symbols & _KEYS.keys() | ({"F"} if "2F" in symbols else set()):
+    for symbol in {symbol.removeprefix("2") for symbol in symbols} & _KEYS.keys():
         sizes[symbol] = integer(config, _KEYS[symbol])
-    sizes["2F"] = 2 * sizes.get("F", 0)
+    sizes |= {f"2{symbol}": 2 * sizes.get(symbol, 0) for symbol in "FM"}
     if "E" in symbols:
         sizes["E"] = num_experts(config)
     if "LH" in symbols:

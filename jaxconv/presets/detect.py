@@ -5,18 +5,20 @@ Never a guess from the architecture.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from jaxconv.activation import Activation, activation_of_class
 from jaxconv.errors import RefusedError, SourceError, TokenError
-from jaxconv.json_files import read_json
+from jaxconv.json_files import JsonObject, read_json
 from jaxconv.presets import Preset, for_hub_id, get
-from jaxconv.presets.recorded_prompt import has_logit_score
+from jaxconv.presets.recorded_prompt import logit_score
 from jaxconv.sources import Source
 from jaxconv.sources.card import read_base_model
 from jaxconv.text.tokenizer import Vocabulary
 
 SCORE = "1_LogitScore/config.json"
+PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", re.ASCII)  # within the source
 
 
 def detect(source: Source, preset: str | None, *, derived: bool = False) -> tuple[Preset | None, str | None]:
@@ -64,30 +66,50 @@ def recorded(source: Source, vocabulary: Vocabulary) -> tuple[Preset | None, str
 
     Raises:
         TokenError: The tokenizer lacks an id; such files were published.
-        SourceError: A file cannot be read, or the activation is neither sigmoid nor identity.
+        SourceError: A file is missing or cannot be read, or the activation is neither sigmoid nor identity.
     """
-    config = read_json(source.assets / SCORE)
-    if not has_logit_score(source) or config is None:
+    entry = logit_score(source)
+    if entry is None:
         return None, None
+    config, origin = _score_config(source, entry)
     values = config if isinstance(config, dict) else {}
     true, false = values.get("true_token_id"), values.get("false_token_id")
     ids: tuple[Any, ...] = (true,) if false is None else (false, true)
     for index in ids:
         if type(index) is not int or vocabulary.piece(index) is None:
             raise TokenError(
-                f"{SCORE} of {source.name} names the token id {index!r}, which is not in its tokenizer; "
+                f"{origin} of {source.name} names the token id {index!r}, which is not in its tokenizer; "
                 "pass --classifier-from-tokens or --token-ids, false first."
             )
     preset = Preset(
         name="",
         hub_ids=(),
         evidence="recorded by the source",
-        sources=(SCORE,),
+        sources=(origin,),
         token_ids=ids,
         method="no_post_processing" if false is None else "from_2_way_softmax",
         activation=_activation(source),
     )
-    return preset, SCORE
+    return preset, origin
+
+
+def _score_config(source: Source, entry: JsonObject) -> tuple[object, str]:
+    """The config of a LogitScore and where it lies; a path of modules.json that leads nowhere is said.
+
+    Qwen3-VL-Reranker-8B was published with one.
+    """
+    path = str(entry.get("path", "1_LogitScore")).strip("/")
+    named = f"{path}/config.json"
+    config = read_json(source.assets / named) if PATH.fullmatch(path) else None
+    if config is not None:
+        return config, named
+    config = read_json(source.assets / SCORE)
+    if config is None:
+        raise SourceError(
+            f"modules.json of {source.name} has a LogitScore in {path!r}, and there is no {named}. Download it again, "
+            "correct the path, or pass --classifier-from-tokens or --token-ids, false first."
+        )
+    return config, f"{SCORE} (modules.json names {named}, which does not exist)"
 
 
 def _activation(source: Source) -> Activation:

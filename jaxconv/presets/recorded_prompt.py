@@ -38,11 +38,11 @@ ONE_PART = "[part]"
 PARTS = '([part] if message["content"] is string else message["content"])'
 
 
-def has_logit_score(source: Source) -> bool:
-    """Whether modules.json of a source names a LogitScore."""
+def logit_score(source: Source) -> JsonObject | None:
+    """The entry of a LogitScore in modules.json of a source; None without one."""
     modules = read_json(source.assets / "modules.json")
-    entries = modules if isinstance(modules, list) else []
-    return any(str(entry.get("type")).endswith(".LogitScore") for entry in entries if isinstance(entry, dict))
+    entries = (entry for entry in (modules if isinstance(modules, list) else []) if isinstance(entry, dict))
+    return next((entry for entry in entries if str(entry.get("type")).endswith(".LogitScore")), None)
 
 
 def recorded_prompt(
@@ -65,7 +65,7 @@ def recorded_prompt(
     Raises:
         SourceError: A file of the record is damaged.
     """
-    if not has_logit_score(source):
+    if logit_score(source) is None:
         return None, None
     transformer = read_optional_object(source.assets / "sentence_bert_config.json") or {}
     modalities = transformer.get("modality_config")

@@ -51,7 +51,7 @@ ASSETS = (
     # The record of sentence-transformers: read, and written anew for the classifier.
     AssetPattern("modules.json", copy=False),
     AssetPattern("sentence_bert_config.json", copy=False),
-    AssetPattern("1_LogitScore/config.json", copy=False),
+    AssetPattern("*LogitScore/config.json", copy=False),
     AssetPattern("config_sentence_transformers.json", copy=False),
     AssetPattern("README.md", copy=False),
     AssetPattern("adapter_config.json", copy=False),  # tells an adapter from a model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<letter>[AB])(\.default)?(\.weight)?")
 FLOAT32_EPSILON = 2.0**-24
+LEVELS = re.compile(r"^(model\.)?(language_model\.)?(model\.)?")
 WRAPPERS = ("base_model.model.", "language_model.", "model.language_model.")
 
 
@@ -127,7 +128,16 @@ def _weight(name: str, known: set[str]) -> str | None:
         forms += [form.removeprefix(wrapper) for form in forms]
     forms += [form.replace("model.language_model.", "model.", 1) for form in forms]
     forms += [f"model.{form}" for form in forms]
+    forms += [other for form in forms for other in _moved(form)]
     return next((form for form in forms if form in known), None)
+
+
+def _moved(name: str) -> Iterator[str]:
+    """A name where files of models of pictures and text may have it: modules have moved since these were written."""
+    core = LEVELS.sub("", name)
+    for level in ("", "model.", "model.language_model.", "language_model.", "language_model.model."):
+        yield level + core
+        yield level + core.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
 def _factors(weight: str, pair: Mapping[str, Array], config: JsonObject) -> Factors:

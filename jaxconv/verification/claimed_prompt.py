@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from jaxconv.errors import JaxconvError, UsageError
 from jaxconv.json_files import JsonObject, read_optional_object
 from jaxconv.presets import get
-from jaxconv.presets.recorded_prompt import has_logit_score
+from jaxconv.presets.recorded_prompt import logit_score
 from jaxconv.sources import Source
 from jaxconv.sources.assets import read_copied
 from jaxconv.text.chat_environment import RenderingError, render_variables, undeclared_variables
@@ -129,7 +129,7 @@ def _of_source(source: Source) -> ClaimedPrompt | None:
     """The chat template that CrossEncoder renders, read from the files that sentence-transformers saved with a LogitScore."""
     transformer = read_optional_object(source.assets / "sentence_bert_config.json") or {}
     modalities = transformer.get("modality_config")
-    if not has_logit_score(source) or (isinstance(modalities, dict) and "message" not in modalities):
+    if logit_score(source) is None or (isinstance(modalities, dict) and "message" not in modalities):
         return None  # or it joins the texts without a template
     prompts = read_optional_object(source.assets / "config_sentence_transformers.json") or {}
     recorded = _at(transformer, "processing_kwargs", "chat_template")

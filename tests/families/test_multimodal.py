@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import jaxconv
 from jaxconv.errors import JaxconvError, RefusedError, SourceError
 from jaxconv.families import COMPOSITES, FAMILIES, family_for, find_lm_head, language_model, tie_word_embeddings
-from jaxconv.families.row import Spelling
+from jaxconv.families.multimodal import UNPROVEN
 from jaxconv.readers import open_checkpoint
-from tests.support.multimodal import TEXT, TINY, composite_checkpoint
+from tests.support.multimodal import TEXT, TINY, composite_checkpoint, respelled
 from tests.support.tiny import tokenizer
 
 NAMES = sorted(TINY)
@@ -42,21 +42,17 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def respelled(source: Path, before: Spelling, after: Spelling) -> None:
-    """Gives a checkpoint of one file the names of another generation of files."""
-    prefixes = {before.prefix: after.prefix, f"{before.head}.": f"{after.head}."}
-    prefixes |= dict(zip(before.towers, after.towers, strict=True))
-    renamed = {}
-    for name, tensor in load_file(source / "model.safetensors").items():
-        prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
-        renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
-    save_file(renamed, source / "model.safetensors", {"format": "pt"})
+def under_hub_names(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors with the level in the names of CLIP and SigLIP towers that transformers 5 leaves out and vLLM reads."""
+    if config["vision_config"]["model_type"] not in ("clip_vision_model", "siglip_vision_model"):
+        return tensors
+    return {name.replace("vision_tower.", "vision_tower.vision_model.", 1): tensor for name, tensor in tensors.items()}
 
 
 def check_output(source: Path, output: Path) -> None:
     """Every tensor but the head bit for bit, the row exact in float32, and a config with only the expected differences."""
-    before, after = tensors_of(source), tensors_of(output)
     config = config_of(source)
+    before, after = under_hub_names(tensors_of(source), config), tensors_of(output)
     family = family_for(config).spelled_as(before)
     head, score = family.head, f"{family.head.score}.weight"
     assert after.keys() == (before.keys() - {head.weight}) | {score}
@@ -146,6 +142,10 @@ def test_what_is_not_known_is_refused_with_the_reason() -> None:
     """A model of pictures without a row; a language model that was not tried; keys of on-line conversion are no refusal."""
     with pytest.raises(RefusedError, match=r"FuyuForCausalThings reads pictures beside text.*Known: .*qwen3_vl"):
         family_for({"model_type": "fuyu2", "architectures": ["FuyuForCausalThings"], "vision_config": {}})
+    assert not UNPROVEN.keys() & COMPOSITES.keys()
+    for name, reason in UNPROVEN.items():
+        with pytest.raises(RefusedError, match=f"model_type '{name}': {reason}"):
+            family_for({"model_type": name, "text_config": {"model_type": f"{name}_text"}, "vision_config": {}})
     with pytest.raises(RefusedError, match="language model of model_type 'rwkv'"):
         family_for({"model_type": "qwen3_vl", "text_config": {"model_type": "rwkv"}})
 
@@ -215,6 +215,65 @@ def test_a_changed_tower_is_found(qwen3_vl: Path, tmp_path: Path) -> None:
     assert report.structure.mismatched == ("model.visual.blocks.1.norm1.bias",)
 
 
+def test_experts_of_a_layer_in_one_tensor(tmp_path: Path) -> None:
+    """As files of the hub have those of Qwen3.5's mixtures: copied as they are, of the shape that the config says."""
+    source, output = composite_checkpoint(tmp_path / "source", "qwen3_5_moe", tie=False), tmp_path / "output"
+    tensors = tensors_of(source)
+    for layer in range(4):
+        experts = f"model.language_model.layers.{layer}.mlp.experts."
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{experts}{number}.{name}_proj.weight") for number in range(4)])
+            for name in ("gate", "up", "down")
+        )
+        tensors |= {f"{experts}gate_up_proj": torch.cat([gate, up], 1), f"{experts}down_proj": down}
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy")
+    check_output(source, output)
+    report = jaxconv.verify(source, output)
+    assert report.passed and report.scores is not None and report.scores.max_abs_error <= 1e-4, report.findings
+    tensors[f"{experts}gate_up_proj"] = tensors[f"{experts}gate_up_proj"].transpose(1, 2).contiguous()
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"experts\.gate_up_proj is \[4, 64, 96\], expected \[4, 96, 64\]"):
+        jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy", overwrite=True)
+
+
+@pytest.mark.parametrize("spelling", [0, 1])
+@pytest.mark.parametrize("name", ["gemma3", "llava"])
+def test_towers_get_the_names_that_vllm_reads(tmp_path: Path, name: str, spelling: int) -> None:
+    """SigLIP and CLIP: said, read by transformers, compared by `verify`; hub files keep their names and their bytes."""
+    source, output = composite_checkpoint(tmp_path / "source", name, tie=False), tmp_path / "output"
+    spellings = COMPOSITES[name].spellings
+    if spelling:
+        respelled(source, spellings[0], spellings[1])
+    plan = jaxconv.convert(source, output, token_ids=[FALSE, TRUE], backend="numpy").plan
+    tower = f"{spellings[spelling].towers[0]}vision_model."
+    (said,) = (warning for warning in plan.warnings if f"the output has the hub's names ({tower}*)" in warning)
+    assert said in (output / "README.md").read_text()
+    check_output(source, output)
+    towers = [
+        AutoModelForImageTextToText.from_pretrained(folder, architectures=[], dtype=torch.bfloat16).model.vision_tower
+        for folder in (source, output)
+    ]
+    states = [dict(tower.state_dict()) for tower in towers]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    (path,) = output.glob("*.safetensors")
+    tensors = load_file(path)
+    changed = next(name for name in tensors if name.startswith(tower) and name.endswith("bias"))
+    tensors[changed][3] += 1
+    save_file(tensors, path, {"format": "pt"})
+    assert jaxconv.verify(source, output, structure_only=True).structure.mismatched == (changed,)
+
+
+def test_towers_of_the_hub_stay(tmp_path: Path) -> None:
+    """No note, and files that can be linked."""
+    source = composite_checkpoint(tmp_path / "source", "llava", tie=False)
+    save_file(under_hub_names(tensors_of(source), config_of(source)), source / "model.safetensors", {"format": "pt"})
+    plan = jaxconv.convert(source, tmp_path / "output", token_ids=[FALSE, TRUE], backend="numpy").plan
+    assert not any("hub's names" in warning for warning in plan.warnings)
+    assert plan.model.checkpoint.shards
+    assert jaxconv.verify(source, tmp_path / "output", structure_only=True).passed
+
+
 @pytest.mark.parametrize(
     ("top", "text", "message"),
     [
@@ -241,12 +300,6 @@ def test_a_flag_of_the_language_model_alone_ties_some_families() -> None:
         assert tie_word_embeddings(family_for(config), config) == (True, "true")
     config = {"model_type": "qwen2_5_vl", "text_config": {**text, "tie_word_embeddings": False}}
     assert tie_word_embeddings(family_for(config), config)[0] is False
-
-
-def test_what_is_not_proven_is_refused(qwen3_vl: Path, tmp_path: Path) -> None:
-    """An adapter, for one."""
-    with pytest.raises(RefusedError, match=r"reads pictures beside text.*an adapter"):
-        jaxconv.convert(qwen3_vl, tmp_path / "out", token_ids=[FALSE, TRUE], adapter=tmp_path, backend="numpy")
 
 
 def test_the_language_model_of_a_config() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import jaxconv
-from jaxconv.errors import RefusedError, TokenError, UsageError
+from jaxconv.errors import RefusedError, SourceError, TokenError, UsageError
 from jaxconv.families import COMPOSITES, FAMILIES
 from jaxconv.head import METHODS
 from jaxconv.presets import Preset, for_hub_id, get, presets
@@ -100,3 +100,22 @@ def test_broken_logit_score_files(qwen3: Path, tmp_path: Path, config: object) -
     with pytest.raises(TokenError, match="1_LogitScore"):
         jaxconv.convert(source, tmp_path / "out", backend="numpy")
     jaxconv.convert(source, tmp_path / "out", classifier_from_tokens=["no", "yes"], backend="numpy")
+
+
+def test_a_wrong_path_in_modules_json(qwen3: Path, tmp_path: Path) -> None:
+    """Qwen3-VL-Reranker-8B had one: the file that is there counts and the path is said; without any it is an error."""
+    source = _logit_score(qwen3, tmp_path / "source", {"true_token_id": 260, "false_token_id": 259})
+    entry = {"path": "2_LogitScore", "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"}
+    (source / "modules.json").write_text(json.dumps([entry]))
+    plan = jaxconv.convert(source, tmp_path / "a", backend="numpy").plan
+    assert [token.id for token in plan.tokens] == [259, 260]
+    assert plan.preset_origin is not None and "modules.json names 2_LogitScore/config.json" in plan.preset_origin
+    (source / "1_LogitScore").rename(source / "2_LogitScore")
+    assert jaxconv.convert(source, tmp_path / "b", backend="numpy").plan.preset_origin == "2_LogitScore/config.json"
+    (source / "2_LogitScore").rename(source / "elsewhere")
+    with pytest.raises(SourceError, match=r"there is no 2_LogitScore/config\.json\. Download it again, correct the path"):
+        jaxconv.convert(source, tmp_path / "c", backend="numpy")
+    entry["path"] = "../source/elsewhere"
+    (source / "modules.json").write_text(json.dumps([entry]))
+    with pytest.raises(SourceError, match=r"has a LogitScore in '\.\./source/elsewhere'"):
+        jaxconv.convert(source, tmp_path / "c", backend="numpy")

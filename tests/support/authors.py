@@ -136,6 +136,24 @@ def qwen3_vl_cut(ids: list[int], special: set[int], max_length: int) -> list[int
     return [*kept, *end]
 
 
+def monoqwen2_vl(model: Path, max_length: int) -> Callable[..., list[int]]:
+    """The card's snippet: one user turn of a picture and the question about it, through Qwen2-VL's chat template.
+
+    The card has no documents of text; they stand here where the picture stands.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def encode(query: str, document: str, instruction: str | None) -> list[int]:
+        question = (
+            "Assert the relevance of the previous image document to the following query, answer True or False. "
+            f"The query is: {query}"
+        )
+        turns = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        return list(tokenizer(f"{turns}{document}{question}<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+
+    return encode
+
+
 def ctxl(model: Path, max_length: int) -> Encode:
     """The card's `format_prompts`: one string, the tokenizer's own special tokens, padded left."""
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
@@ -235,6 +253,7 @@ def _unpadded(inputs: Any) -> list[int]:
 AUTHORS: dict[str, Callable[[Path, int], Encode]] = {
     "qwen3-reranker": qwen3_reranker,
     "qwen3-vl-reranker": qwen3_vl_reranker,
+    "monoqwen2-vl": monoqwen2_vl,
     "prism": prism,
     "mxbai-rerank": mxbai,
     "bge-reranker-v2-gemma": bge,

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from jaxconv.families.row import Spelling
 from tests.support.real_tokenizers import tokenizer_folder
 from tests.support.tiny import tokenizer
 
@@ -70,6 +72,37 @@ def _qwen_processor(patch: int, name: str, least: int, video: str, mean: float) 
             **shared, "video_processor_type": video, "size": {"shortest_edge": 4096, "longest_edge": 1 << 20},
         },
     }  # fmt: skip
+
+
+# What Idefics 3 and SmolVLM put around a picture and between its tiles.
+IDEFICS3_NAMED = {
+    "fake_image_token": "<fake_token_around_image>", "image_token": "<image>", "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+    **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)},
+}  # fmt: skip
+
+
+def _idefics3(name: str, video: Mapping[str, Any]) -> Tiny:
+    """Pictures in tiles of 56 x 56, up to two by two, and the whole of them; four tokens each."""
+    image = {
+        "image_processor_type": f"{name}ImageProcessor", "processor_class": f"{name}Processor", "do_image_splitting": True,
+        "size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56},
+    }  # fmt: skip
+    return Tiny(
+        {"model_type": "llama", "rms_norm_eps": 1e-5},
+        {
+            "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56,
+            "patch_size": 14,
+        },
+        {"image_token_id": "<image>"},
+        {
+            "preprocessor_config.json": image,
+            "processor_config.json": {"processor_class": f"{name}Processor", "image_seq_len": 4},
+            **video,
+        },
+        {"scale_factor": 2},
+        IDEFICS3_NAMED,
+    )  # fmt: skip
 
 
 TINY: Mapping[str, Tiny] = {
@@ -197,6 +230,33 @@ TINY: Mapping[str, Tiny] = {
         },
         named={"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"},
     ),
+    "qwen3_5_moe": Tiny(
+        {
+            **HEAD_DIM, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+            "linear_num_value_heads": 4, "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48, "shared_expert_intermediate_size": 40,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "patch_size": 16,
+            "out_hidden_size": 64, "num_position_embeddings": 2304,
+        },
+        QWEN_MARKS,
+        _qwen_processor(16, "Qwen3VLProcessor", 65536, "Qwen3VLVideoProcessor", 0.5),
+    ),
+    "idefics3": _idefics3("Idefics3", {}),
+    "smolvlm": _idefics3(
+        "SmolVLM",
+        {
+            "video_preprocessor_config.json": {
+                "video_processor_type": "SmolVLMVideoProcessor", "processor_class": "SmolVLMProcessor",
+                "size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56},
+            },
+        },
+    ),
 }  # fmt: skip
 
 
@@ -246,6 +306,17 @@ def _add_tokenizer(folder: Path, tiny: Tiny, real: bool) -> dict[str, int]:
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "extra_special_tokens": dict(tiny.named)}))
     return {key: made.token_to_id(text) for key, text in tiny.marks.items()}
+
+
+def respelled(source: Path, before: Spelling, after: Spelling) -> None:
+    """Gives a checkpoint of one file the names of another generation of files."""
+    prefixes = {before.prefix: after.prefix, f"{before.head}.": f"{after.head}."}
+    prefixes |= dict(zip(before.towers, after.towers, strict=True))
+    renamed = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        prefix = max((prefix for prefix in prefixes if name.startswith(prefix)), key=len)
+        renamed[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    save_file(renamed, source / "model.safetensors", {"format": "pt"})
 
 
 def picture(width: int, height: int, seed: int = 0) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from jaxconv.families import COMPOSITES
 from jaxconv.presets import Preset
 from tests.support.multimodal import composite_checkpoint
 from tests.support.real_tokenizers import tokenizer_folder
@@ -22,14 +23,15 @@ REAL = {
     "GemmaForCausalLM": ("gemma", "gemma"),
     "LlamaForCausalLM": ("llama", "llama3"),
     "Qwen3VLForConditionalGeneration": ("qwen3_vl", "qwen"),
+    "Qwen2VLForConditionalGeneration": ("qwen2_vl", "qwen"),
 }
 
 
 def real_checkpoint(folder: Path, architecture: str, **settings: Any) -> Path:
     """Writes a random model of an architecture with the real tokenizer that its rerankers have."""
-    if architecture == "Qwen3VLForConditionalGeneration":
-        return composite_checkpoint(folder, "qwen3_vl", real=True, **settings)
     family, name = REAL[architecture]
+    if family in COMPOSITES:
+        return composite_checkpoint(folder, family, real=True, **settings)
     files = tokenizer_folder(name)
     entries = Tokenizer.from_file(str(files / "tokenizer.json")).get_vocab_size()
     rows = -(-entries // 128) * 128  # Qwen pads its head

@@ -12,6 +12,9 @@ LAYOUTS = ("hf",)
 PREFIXES = {
     "model.": ("", "model.language_model.", "language_model.model.", "language_model."),
     "lm_head.": ("language_model.lm_head.", "model.language_model.lm_head."),
+    # CLIP and SigLIP: transformers 5 writes the level of the tower's own class no more
+    "vision_tower.vision_model.": ("vision_tower.",),
+    "model.vision_tower.vision_model.": ("model.vision_tower.",),
 }
 
 
