@@ -25,6 +25,7 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
+from jaxconv.version import __version__
 from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
@@ -128,6 +129,7 @@ def convert(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    heartbeat_timeout: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Converts a causal-LM reranker into a sequence classifier.
@@ -171,6 +173,8 @@ def convert(
         coordinator: HOST:PORT of process 0, outside pods and clusters.
         num_processes: How many processes there are, outside pods and clusters.
         process_id: Which of them this is, from 0.
+        heartbeat_timeout: Seconds after which a process without a sign of life is lost; 100 by default. JAX then ends the
+            other processes.
         progress: Called with the bytes done and the bytes in all.
 
     Returns:
@@ -197,7 +201,8 @@ def convert(
         WriteOptions(copy_mode, max_shard_size, hash, overwrite),
         backend, device, dry_run, verify, progress,
     )  # fmt: skip
-    with join(distributed, coordinator, num_processes, process_id) as processes:
+    on_cpu = backend in ("torch", "numpy")  # JAX leaves accelerators to the framework that computes
+    with join(distributed, coordinator, num_processes, process_id, heartbeat_timeout, on_cpu) as processes:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
         return convert_resolved(located, output, request, processes=processes)
 
@@ -221,7 +226,10 @@ def convert_resolved(
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
-    agree(processes, lambda: {"option": _comparable(request), "config.json": read_config(source)})
+    agree(
+        processes,
+        lambda: {"version of jaxconv": __version__, "option": _comparable(request), "config.json": read_config(source)},
+    )
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
