@@ -25,7 +25,6 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
-from jaxconv.version import __version__
 from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
@@ -201,8 +200,8 @@ def convert(
         WriteOptions(copy_mode, max_shard_size, hash, overwrite),
         backend, device, dry_run, verify, progress,
     )  # fmt: skip
-    on_cpu = backend in ("torch", "numpy")  # JAX leaves accelerators to the framework that computes
-    with join(distributed, coordinator, num_processes, process_id, heartbeat_timeout, on_cpu) as processes:
+    address, on_cpu = (coordinator, num_processes, process_id), backend in ("torch", "numpy")
+    with join(distributed, address, heartbeat_timeout, on_cpu) as processes:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
         return convert_resolved(located, output, request, processes=processes)
 
@@ -228,7 +227,7 @@ def convert_resolved(
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
     agree(
         processes,
-        lambda: {"version of jaxconv": __version__, "option": _comparable(request), "config.json": read_config(source)},
+        lambda: {"option": _comparable(request), "config.json": read_config(source)},
     )
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)

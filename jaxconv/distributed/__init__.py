@@ -7,20 +7,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from jaxconv.checkpoint import TensorRef
 from jaxconv.errors import BackendUnavailable, ProcessError, UsageError
+from jaxconv.version import __version__
 
 P = TypeVar("P", bound="Processes")
 
 JOIN_SECONDS = 120  # within which all processes must be started
 HEARTBEAT_SECONDS = 100  # JAX's own default
-PORTS = range(1, 1 << 16)
+GRACE_SECONDS = 15  # that JAX may need beyond it to end the processes that are left
+ADDRESS = re.compile(r"(\[[^\]]+\]|[^:]+):\d{1,5}")
+FLAGS = ("--coordinator", "--num-processes", "--process-id", "--heartbeat-timeout")
+PASS = "Pass --coordinator HOST:PORT --num-processes N --process-id I, with a different number for every process"
 
 
 class Processes:
@@ -43,6 +49,9 @@ class Processes:
         """Waits for all processes and returns their JSON values `value` by rank. Raises `ProcessError` if one failed."""
         return [value]
 
+    def watch(self, stage: Path) -> None:
+        """Notes that all processes see the directory `stage`, for `check`."""
+
     def check(self) -> None:
         """Raises `ProcessError` if another process is known to have failed. Does not wait."""
 
@@ -58,20 +67,14 @@ ALONE = Processes()
 
 
 def join(
-    distributed: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    heartbeat_timeout: int | None,
-    on_cpu: bool,
+    distributed: bool, address: tuple[str | None, int | None, int | None], heartbeat_timeout: int | None, on_cpu: bool
 ) -> Processes:
-    """Joins the processes of a conversion.
+    """Joins the processes of a conversion, by `jax.distributed` unless the program has done so.
 
     Args:
-        distributed: Whether there are others; the remaining arguments need it.
-        coordinator: HOST:PORT of process 0. Give all of these three, or none in a pod or cluster.
-        num_processes: How many processes there are.
-        process_id: Which of them this is, from 0.
+        distributed: Whether there are others; the other arguments need it.
+        address: HOST:PORT of process 0, how many processes there are, and which of them this is; all None if JAX is to detect
+            them.
         heartbeat_timeout: Seconds without a sign of life after which a process is lost; None for JAX's default.
         on_cpu: Leave accelerators to another framework.
 
@@ -83,16 +86,20 @@ def join(
         ProcessError: The others cannot be joined.
         UsageError: The arguments do not fit together.
     """
-    address = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
-    values = {**address, "--heartbeat-timeout": heartbeat_timeout}
-    present = [flag for flag, value in values.items() if value is not None]
     if not distributed:
-        if present:
-            raise UsageError(f"{', '.join(present)} needs --distributed. Add it.")
+        for flag, value in zip(FLAGS, (*address, heartbeat_timeout), strict=True):
+            if value is not None:
+                raise UsageError(f"{flag} needs --distributed. Add it.")
         return ALONE
-    _check_address(address, coordinator, num_processes, process_id)
-    if heartbeat_timeout is not None and heartbeat_timeout < 1:
-        raise UsageError(f"--heartbeat-timeout {heartbeat_timeout} is not usable; expected 1 second or more.")
+    coordinator, seconds = address[0], HEARTBEAT_SECONDS if heartbeat_timeout is None else heartbeat_timeout
+    if None in address and address != (None, None, None):
+        raise UsageError(
+            f"--distributed has only a part of its address. {PASS}; or none of the three where JAX detects them."
+        )
+    if coordinator is not None and not ADDRESS.fullmatch(coordinator):
+        raise UsageError(f"--coordinator {coordinator!r} is not an address; expected HOST:PORT of process 0.")
+    if seconds < 1:
+        raise UsageError(f"--heartbeat-timeout {seconds} is not usable; expected 1 second or more.")
     try:
         import jax
     except ImportError as error:
@@ -100,57 +107,26 @@ def join(
             "--distributed joins its processes with jax, whatever --backend computes, and jax is not installed. "
             "Install it with: pip install 'jaxconv[jax]'."
         ) from error
-    from jaxconv.distributed.collective import Hosts
+    from jaxconv.distributed.collective import Collective
 
-    seconds = HEARTBEAT_SECONDS if heartbeat_timeout is None else heartbeat_timeout
-    if not jax.distributed.is_initialized():
-        if on_cpu:
-            jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
-        try:
+    try:
+        if not jax.distributed.is_initialized():
+            if on_cpu:
+                jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
             jax.distributed.initialize(
-                coordinator, num_processes, process_id,
-                initialization_timeout=JOIN_SECONDS, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds,
-            )  # fmt: skip
-        except Exception as error:  # each kind of cluster raises errors of its own
-            raise _cannot_join(error, coordinator) from error
-    return Hosts(seconds)
-
-
-def _check_address(
-    address: Mapping[str, object], coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Raises `UsageError` unless the three values are absent, or name a process."""
-    present = [flag for flag, value in address.items() if value is not None]
-    missing = [flag for flag in address if flag not in present]
-    if present and missing:
-        raise UsageError(
-            f"--distributed has {', '.join(present)} but not {', '.join(missing)}. Pass all three, or none of them on a TPU "
-            "pod or under Slurm, Open MPI or Kubernetes, where they are detected."
-        )
-    if coordinator is None or num_processes is None or process_id is None:
-        return
-    host, _, port = coordinator.rpartition(":")
-    if not host.strip("[]") or not port.isdecimal() or int(port) not in PORTS:
-        raise UsageError(
-            f"--coordinator {coordinator!r} is not an address; expected HOST:PORT of process 0, like 10.0.0.1:8476."
-        )
-    if num_processes < 1:
-        raise UsageError(f"--num-processes {num_processes} is not usable; expected 1 or more.")
-    if not 0 <= process_id < num_processes:
-        raise UsageError(f"--process-id {process_id} is out of range; expected 0 to {num_processes - 1}, each once.")
-
-
-def _cannot_join(error: Exception, coordinator: str | None) -> ProcessError | UsageError:
-    reason = str(error) or type(error).__name__
-    if coordinator is not None:
-        return ProcessError(
-            f"the processes cannot be joined at {coordinator}: {reason}. Name an address of the host of process 0 and a free "
-            "port in --coordinator, the same on every host."
-        )
-    return UsageError(
-        f"--distributed found no TPU pod, Slurm, Open MPI or Kubernetes job around this process: {reason}. "
-        "Pass --coordinator HOST:PORT --num-processes N --process-id I, with a different number on every host."
-    )
+                *address,
+                initialization_timeout=JOIN_SECONDS,
+                heartbeat_timeout_seconds=seconds,
+                shutdown_timeout_seconds=seconds,
+            )
+    except Exception as error:  # each kind of cluster raises errors of its own
+        if coordinator is not None and not isinstance(error, ValueError):
+            raise ProcessError(f"the processes cannot be joined at {coordinator}: {error}. {PASS}.") from error
+        cluster = "" if coordinator else " found no TPU pod, Slurm, Open MPI or Kubernetes job around this process"
+        raise UsageError(f"--distributed{cluster}: {error} {PASS}.") from error
+    processes = Collective(spread=False, patience=seconds + GRACE_SECONDS)
+    agree(processes, lambda: {"version of jaxconv": __version__, "number of processes": address[1]})
+    return processes
 
 
 def agree(processes: Processes, facts: Callable[[], Mapping[str, object]]) -> None:
@@ -174,16 +150,3 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, object]]) -> No
                     f"process {rank} on {other['host']} has another {name} than process 0 on {first['host']}. Nothing was "
                     "published. Start all processes with the same source and the same flags."
                 )
-
-
-def failure(rank: int, error: BaseException) -> str:
-    """The message to the other processes about an error here.
-
-    Args:
-        rank: The number of this process.
-        error: What was raised. A `ProcessError` came from another process, and its message is passed on as it is.
-    """
-    if isinstance(error, ProcessError):
-        return str(error)
-    reason = str(error) or type(error).__name__ if isinstance(error, Exception) else "it was interrupted"
-    return f"process {rank} on {socket.gethostname()} failed: {reason}"

@@ -1,42 +1,46 @@
-"""The processes of a JAX program. They agree through JAX's collectives, in which all of them take part in the same order.
-
-`Collective` is for arrays that are spread over the processes: its messages go between the gathers of the arrays, so one that
-has failed goes on until the others can notice. `Hosts` is for a source that every process can read: a thread exchanges
-messages in rounds, so that a failure is known within a second, whatever the other threads are doing.
-"""
+"""The processes of a JAX program. They agree through JAX's collectives, in which all of them take part in the same order."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from jaxconv.checkpoint import Array, TensorRef
-from jaxconv.distributed import Processes, failure, supervisor
+from jaxconv.distributed import Processes, supervisor
 from jaxconv.errors import ProcessError
 from jaxconv.json_files import JsonDict, JsonObject
 
 BLOCK = 1 << 12  # bytes; messages are padded to multiples of it, so that few lengths have to be compiled
-ROUND_SECONDS = 1.0  # between two rounds in which nobody says anything
-GRACE_SECONDS = 15  # beyond the heartbeat timeout, within which JAX ends the processes that are left
+FAILED = "failed"  # a file of the stage with the reason, for those that write; the others get it by their next exchange
 
 
 class Collective(Processes):
-    """`Processes` of `jax.distributed` that hold arrays together, and all make the same call."""
+    """`Processes` of `jax.distributed`, all of which make the same call.
 
-    def __init__(self) -> None:
+    Args:
+        spread: Whether the tensors are spread over the processes, so that all have to take part in reading each.
+        patience: Seconds within which JAX ends this process if another one is lost.
+    """
+
+    def __init__(self, spread: bool, patience: float = 0) -> None:
         import jax
 
         self.rank, self.size = jax.process_index(), jax.process_count()
+        self._spread, self._patience = spread, patience
+        self._speaker = ThreadPoolExecutor(1)  # signals interrupt this thread while that one waits for the others
         self._failed = False  # a failure that all processes know of
+        self._mark: Path | None = None
+        supervisor.report({"hosts": self.exchange(socket.gethostname())})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
@@ -46,19 +50,31 @@ class Collective(Processes):
 
     def exchange(self, value: Any) -> list[Any]:
         """The `value` of every process, by rank."""
-        answers = _converse({"value": value})
+        answers = self._speaker.submit(self._converse, {"value": value}).result()
         for answer in answers:
             if "failed" in answer:
                 self._failed = True
                 raise ProcessError(answer["failed"])
         return [answer["value"] for answer in answers]
 
+    def watch(self, stage: Path) -> None:
+        """Notes that all processes see `stage`, where one that fails says so to those that write."""
+        self._mark = None if self._spread else stage / FAILED
+
+    def check(self) -> None:
+        """Raises `ProcessError` for a failure that was left in the stage."""
+        if self._mark is not None and self._mark.exists():
+            raise ProcessError(self._mark.read_text("utf-8"))
+
     @contextlib.contextmanager
     def reading(self, tensors: Sequence[TensorRef]) -> Iterator[Sequence[TensorRef]]:
-        """The tensors; all processes read each of them, since reading is a collective.
+        """The tensors. Of those that are spread all processes read each.
 
         What the block has not read, because of an error or because another process writes the file, is read at its end.
         """
+        if not self._spread:
+            yield tensors
+            return
         unread = deque(tensors)
 
         def read(ref: TensorRef) -> Array:
@@ -73,101 +89,30 @@ class Collective(Processes):
         self.exchange(None)
 
     def stop(self, error: BaseException) -> None:
-        """Tells the others at their next exchange that `error` stopped this process."""
-        if not self._failed:
-            self._failed = True
-            with contextlib.suppress(ProcessError):
-                _converse({"failed": failure(self.rank, error)})
+        """Tells the others of `error`, and waits until all are at an exchange or have stopped, and write no more."""
+        if self._failed:
+            return
+        self._failed, reason = True, _failure(self.rank, error)
+        if self._mark is not None:
+            with contextlib.suppress(OSError):
+                part = self._mark.with_name(f"{FAILED}-{self.rank}")
+                part.write_text(reason, "utf-8")
+                part.replace(self._mark)
+        with contextlib.suppress(ProcessError, TimeoutError):
+            self._speaker.submit(self._converse, {"failed": reason}).result(self._patience or None)
 
+    def _converse(self, message: JsonObject) -> list[JsonDict]:
+        """The messages of all processes."""
+        import numpy as np
 
-class Hosts(Collective):
-    """`Processes` of `jax.distributed` that each can read the source.
-
-    A round gathers what each process has to say, if anything. An exchange is done once all have spoken in one round. The
-    rounds end when all say that they end, or that they failed: then no process writes any more.
-    """
-
-    def __init__(self, heartbeat_timeout: float) -> None:
-        super().__init__()
-        self._patience = heartbeat_timeout + GRACE_SECONDS
-        self._changed = threading.Condition()
-        self._message: JsonDict = {}  # what this process has to say
-        self._answers: list[JsonDict] = []
-        self._error: ProcessError | None = None
-        self._thread = threading.Thread(target=self._rounds, daemon=True)
-        self._thread.start()
-        supervisor.report({"hosts": self.exchange(socket.gethostname())})
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        raw = np.frombuffer(json.dumps(message).encode(), np.uint8)
         try:
-            if error is None:
-                self._say({"value": None, "end": True})
-                self._thread.join()
-        except BaseException as failed:
-            self.stop(failed)
+            blocks = int(gather(np.int32(-(-raw.size // BLOCK))).max())
+            rows = gather(np.pad(raw, (0, blocks * BLOCK - raw.size), constant_values=ord(" ")))
+        except ProcessError:
+            time.sleep(self._patience)  # JAX finds out which process is lost, and ends this one
             raise
-        if error is not None:
-            self.stop(error)
-
-    def exchange(self, value: Any) -> list[Any]:
-        """The `value` of every process, by rank."""
-        return [answer["value"] for answer in self._say({"value": value})]
-
-    def check(self) -> None:
-        """Raises `ProcessError` for a failure that a round has brought."""
-        if self._error is not None:
-            raise self._error
-
-    @contextlib.contextmanager
-    def reading(self, tensors: Sequence[TensorRef]) -> Iterator[Sequence[TensorRef]]:
-        """The tensors as they are."""
-        yield tensors
-
-    def stop(self, error: BaseException) -> None:
-        """Tells the others of `error`, and waits until they have stopped too; of one that is lost, until JAX notices."""
-        with self._changed:
-            self._message = {"failed": failure(self.rank, error)}
-            self._changed.notify_all()
-        self._thread.join(self._patience)
-
-    def _say(self, message: JsonDict) -> list[JsonDict]:
-        with self._changed:
-            self._message, self._answers = message, []
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._answers or self._error)
-        self.check()
-        return self._answers
-
-    def _rounds(self) -> None:
-        ended = False
-        while not ended:
-            with self._changed:
-                self._changed.wait_for(lambda: self._message, ROUND_SECONDS)
-                message = self._message
-            try:
-                answers = _converse(message)
-            except Exception as error:
-                time.sleep(self._patience)  # JAX finds out which process is lost, and ends this one
-                answers, ended = [{"failed": str(error)}], True
-            with self._changed:
-                failed = [answer["failed"] for answer in answers if "failed" in answer]
-                if failed:
-                    self._error = self._error or ProcessError(failed[0])
-                elif all(answers):
-                    self._answers = answers
-                    self._message = {} if self._message is message else self._message
-                ended = ended or len(failed) == self.size or all("end" in answer for answer in answers)
-                self._changed.notify_all()
-
-
-def _converse(message: JsonObject) -> list[JsonDict]:
-    """The `message` of every process, by rank. Raises `ProcessError` if a process is gone."""
-    import numpy as np
-
-    raw = np.frombuffer(json.dumps(message).encode(), np.uint8)
-    blocks = int(gather(np.int32(-(-raw.size // BLOCK))).max())
-    rows = gather(np.pad(raw, (0, blocks * BLOCK - raw.size), constant_values=ord(" ")))
-    return [json.loads(row.tobytes()) for row in rows]
+        return [json.loads(row.tobytes()) for row in rows]
 
 
 def gather(array: Any) -> Array:
@@ -188,8 +133,16 @@ def gather(array: Any) -> Array:
 
     try:
         return np.asarray(process_allgather(array, tiled=isinstance(array, jax.Array)))
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # ValueError: a lost connection on the CPU (jaxlib 0.10)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter on the CPU (jaxlib 0.10)
         raise ProcessError(
             f"the processes cannot exchange data: {str(error).strip().splitlines()[0]}. Nothing was published. One of "
             "them died or made another call: look at the logs."
         ) from error
+
+
+def _failure(rank: int, error: BaseException) -> str:
+    """The message to the other processes. A `ProcessError` came from another process, and is passed on as it is."""
+    if isinstance(error, ProcessError):
+        return str(error)
+    reason = str(error) or type(error).__name__ if isinstance(error, Exception) else "it was interrupted"
+    return f"process {rank} on {socket.gethostname()} failed: {reason}"

@@ -58,6 +58,7 @@ def staged_output(output: Path, options: WriteOptions, processes: Processes = AL
         relative = processes.exchange(str(path.relative_to(target.parent)))[0]
         path = target.parent / relative
         _check_visible(path, processes)
+        processes.watch(path.parent)
         yield path
         processes.check()
         if stage is not None:
