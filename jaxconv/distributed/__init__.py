@@ -24,7 +24,7 @@ P = TypeVar("P", bound="Processes")
 JOIN_SECONDS = 120  # within which all processes must be started
 HEARTBEAT_SECONDS = 100  # JAX's own default
 GRACE_SECONDS = 15  # that JAX may need beyond it to end the processes that are left
-ADDRESS = re.compile(r"(\[[^\]]+\]|[^:]+):\d{1,5}")
+ADDRESS = re.compile(r".+:0*(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])")
 FLAGS = ("--coordinator", "--num-processes", "--process-id", "--heartbeat-timeout")
 PASS = "Pass --coordinator HOST:PORT --num-processes N --process-id I, with a different number for every process"
 
