@@ -113,6 +113,7 @@ def join(
         if not jax.distributed.is_initialized():
             if on_cpu:
                 jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+            jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]  # it takes SIGTERM
             jax.distributed.initialize(
                 *address,
                 initialization_timeout=JOIN_SECONDS,

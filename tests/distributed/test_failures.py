@@ -27,6 +27,9 @@ def write_file(file, folder, copy_mode, advance):
     if rank == victim:
         if fault.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, fault))
+        if fault.startswith("parent "):
+            os.kill(os.getppid(), getattr(signal, fault.removeprefix("parent ")))
+            time.sleep(60)
         raise OSError(28, "No space left on device")
     for _ in range(600):  # the others need five minutes for each file
         time.sleep(0.5)
@@ -85,6 +88,18 @@ def test_a_lost_process_ends_all(untied: Path, tmp_path: Path, victim: int, faul
         time.sleep(2)  # its parent was killed, so it is woken and ends
     assert main(["convert", str(untied), str(tmp_path / "out"), *TOKENS, "--backend", "numpy", "--quiet"]) == 0
     assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
+def test_an_interrupted_process_ends_all(untied: Path, tmp_path: Path, number: str, code: int) -> None:
+    """A signal to what was started reaches what works: the others are told, and nothing is left, even after SIGKILL."""
+    ended = run_with_fault(untied, tmp_path / "out", 1, f"parent {number}")
+    assert ended[1].code == code
+    for process in (ended[0], ended[2]):
+        assert process.code == 1 and process.seconds < 30, process
+        assert f"process 1 on {socket.gethostname()} failed: it was interrupted" in process.err, process
+    assert not os.listdir(tmp_path)
 
 
 def another_source(untied: Path, directory: Path, difference: str) -> Path:

@@ -89,6 +89,15 @@ def test_processes_that_do_not_belong_together(
     assert not os.listdir(tmp_path)
 
 
+def test_a_port_that_is_taken(untied: Path, tmp_path: Path) -> None:
+    """JAX dies of a port that somebody else listens on; its last words say why."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        arguments = [str(untied), str(tmp_path / "out"), *TOKENS, *flags(0, 1, server.getsockname()[1])]
+        [ended] = run_together([["-m", "jaxconv", "convert", *arguments]])
+    assert ended.code == 1 and "Failed to add port to server" in ended.err and ended.err.count("\n") == 1, ended
+    assert not os.listdir(tmp_path)
+
+
 def test_strangers_at_the_port(untied: Path, tmp_path: Path) -> None:
     """Connections of other programs, which send something else or nothing, change nothing."""
     port, done = free_port(), threading.Event()
