@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from jaxconv.checkpoint import TensorRef
 from jaxconv.errors import BackendUnavailable, ProcessError, UsageError
 from jaxconv.version import __version__
-
-P = TypeVar("P", bound="Processes")
 
 JOIN_SECONDS = 120  # within which all processes must be started
 HEARTBEAT_SECONDS = 100  # JAX's own default
@@ -39,7 +37,7 @@ class Processes:
 
     rank, size = 0, 1
 
-    def __enter__(self: P) -> P:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -67,7 +67,7 @@ def test_a_full_disk_ends_all(untied: Path, tmp_path: Path, victim: int) -> None
     ("victim", "fault"),
     [
         (0, "SIGKILL"),
-        (2, "SIGKILL"),
+        pytest.param(2, "SIGKILL", marks=pytest.mark.slow),
         (1, "SIGSTOP"),
         pytest.param(1, "early SIGKILL", marks=pytest.mark.slow),
         pytest.param(0, "SIGSTOP", marks=pytest.mark.slow),

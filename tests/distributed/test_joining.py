@@ -69,7 +69,7 @@ def test_nothing_to_join(untied: Path, tmp_path: Path, code: str, exit_code: int
     ("members", "message"),
     [
         ([(0, 3), (2, 3)], "not all processes came within 5 seconds"),
-        ([(1, 2)], "not all processes came within 5 seconds"),
+        pytest.param([(1, 2)], "not all processes came within 5 seconds", marks=pytest.mark.slow),
         pytest.param([(0, 3), (1, 3), (1, 3)], "or not with numbers of their own", marks=pytest.mark.slow),
         pytest.param([(0, 2), (1, 3)], "has another number of processes than process 0", marks=pytest.mark.slow),
     ],

@@ -1,4 +1,4 @@
-"""Kills and freezes one of several processes of a conversion at random moments: `python -m tests.reliability.pods [--kills 50]`.
+"""Kills or freezes one of several processes at random moments: `python -m tests.reliability.pods [--kills 50] [--seed 0]`.
 
 Exit code 1 if an output was damaged, a process outlived the timeout, or the next run did not remove what was left.
 """
