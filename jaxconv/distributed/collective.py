@@ -38,7 +38,7 @@ class Collective(Processes):
         self.rank, self.size = jax.process_index(), jax.process_count()
         self._spread, self._patience = spread, patience
         self._speaker = ThreadPoolExecutor(1)  # signals interrupt this thread while that one waits for the others
-        self._failed = False  # a failure that all processes know of
+        self._failed = self._stopped = False  # whether all know of a failure; whether this process has told of one
         self._mark: Path | None = None
         supervisor.report({"hosts": self.exchange(socket.gethostname())})
 
@@ -53,7 +53,6 @@ class Collective(Processes):
         answers = self._speaker.submit(self._converse, {"value": value}).result()
         for answer in answers:
             if "failed" in answer:
-                self._failed = True
                 raise ProcessError(answer["failed"])
         return [answer["value"] for answer in answers]
 
@@ -90,9 +89,9 @@ class Collective(Processes):
 
     def stop(self, error: BaseException) -> None:
         """Tells the others of `error`, and waits until all are at an exchange or have stopped, and write no more."""
-        if self._failed:
+        if self._failed or self._stopped:
             return
-        self._failed, reason = True, _failure(self.rank, error)
+        self._stopped, reason = True, _failure(self.rank, error)
         if self._mark is not None:
             with contextlib.suppress(OSError):
                 part = self._mark.with_name(f"{FAILED}-{self.rank}")
@@ -102,9 +101,11 @@ class Collective(Processes):
             self._speaker.submit(self._converse, {"failed": reason}).result(self._patience or None)
 
     def _converse(self, message: JsonObject) -> list[JsonDict]:
-        """The messages of all processes."""
+        """The messages of all processes; none once all know of a failure, as by an exchange that was interrupted here."""
         import numpy as np
 
+        if self._failed:
+            return []
         raw = np.frombuffer(json.dumps(message).encode(), np.uint8)
         try:
             blocks = int(gather(np.int32(-(-raw.size // BLOCK))).max())
@@ -112,7 +113,9 @@ class Collective(Processes):
         except ProcessError:
             time.sleep(self._patience)  # JAX finds out which process is lost, and ends this one
             raise
-        return [json.loads(row.tobytes()) for row in rows]
+        answers = [json.loads(row.tobytes()) for row in rows]
+        self._failed = any("failed" in answer for answer in answers)
+        return answers
 
 
 def gather(array: Any) -> Array:

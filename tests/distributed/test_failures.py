@@ -16,7 +16,7 @@ from tests.support.processes import HEARTBEAT_TIMEOUT, TOKENS, Ended, flags, fre
 from tests.support.tiny import tiny_checkpoint
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 import jaxconv.conversion as conversion
 import jaxconv.writer.share as share
 from jaxconv.cli import main
@@ -27,6 +27,10 @@ def write_file(file, folder, copy_mode, advance):
     if rank == victim:
         if fault.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, fault))
+        if fault.startswith("waiting "):
+            number = getattr(signal, fault.removeprefix("waiting "))
+            threading.Timer(5, os.kill, (os.getppid(), number)).start()
+            return done
         if fault.startswith("parent "):
             os.kill(os.getppid(), getattr(signal, fault.removeprefix("parent ")))
             time.sleep(60)
@@ -91,10 +95,12 @@ def test_a_lost_process_ends_all(untied: Path, tmp_path: Path, victim: int, faul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_an_interrupted_process_ends_all(untied: Path, tmp_path: Path, number: str, code: int) -> None:
-    """A signal to what was started reaches what works: the others are told, and nothing is left, even after SIGKILL."""
-    ended = run_with_fault(untied, tmp_path / "out", 1, f"parent {number}")
+@pytest.mark.parametrize(
+    ("fault", "code"), [("parent SIGTERM", 143), ("parent SIGINT", 130), ("parent SIGKILL", -9), ("waiting SIGTERM", 143)]
+)
+def test_an_interrupted_process_ends_all(untied: Path, tmp_path: Path, fault: str, code: int) -> None:
+    """A signal to what was started reaches what works, or waits for the others, which are told: nothing is left."""
+    ended = run_with_fault(untied, tmp_path / "out", 1, fault)
     assert ended[1].code == code
     for process in (ended[0], ended[2]):
         assert process.code == 1 and process.seconds < 30, process
