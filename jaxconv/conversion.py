@@ -172,8 +172,7 @@ def convert(
         coordinator: HOST:PORT of process 0, outside pods and clusters.
         num_processes: How many processes there are, outside pods and clusters.
         process_id: Which of them this is, from 0.
-        heartbeat_timeout: Seconds after which a process without a sign of life is lost; 100 by default. JAX then ends the
-            other processes.
+        heartbeat_timeout: Seconds without a sign of life after which JAX takes a process for lost; 100 by default.
         progress: Called with the bytes done and the bytes in all.
 
     Returns:
@@ -200,8 +199,7 @@ def convert(
         WriteOptions(copy_mode, max_shard_size, hash, overwrite),
         backend, device, dry_run, verify, progress,
     )  # fmt: skip
-    address, on_cpu = (coordinator, num_processes, process_id), backend in ("torch", "numpy")
-    with join(distributed, address, heartbeat_timeout, on_cpu) as processes:
+    with join(distributed, (coordinator, num_processes, process_id), heartbeat_timeout, backend) as processes:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
         return convert_resolved(located, output, request, processes=processes)
 
@@ -225,10 +223,8 @@ def convert_resolved(
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
-    agree(
-        processes,
-        lambda: {"option": _comparable(request), "config.json": read_config(source)},
-    )
+    options = (request.read, request.plan, request.write, request.dry_run, request.verify)
+    agree(processes, lambda: {"option": options, "config.json": read_config(source)})
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
@@ -259,11 +255,6 @@ def convert_resolved(
         report=report,
         process_id=processes.rank,
     )
-
-
-def _comparable(request: Request) -> tuple[object, ...]:
-    """What must be the same in every process."""
-    return request.read, request.plan, request.write, request.dry_run, request.verify
 
 
 def _facts(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[str, object]:

@@ -65,7 +65,7 @@ ALONE = Processes()
 
 
 def join(
-    distributed: bool, address: tuple[str | None, int | None, int | None], heartbeat_timeout: int | None, on_cpu: bool
+    distributed: bool, address: tuple[str | None, int | None, int | None], heartbeat_timeout: int | None, backend: str
 ) -> Processes:
     """Joins the processes of a conversion, by `jax.distributed` unless the program has done so.
 
@@ -74,7 +74,7 @@ def join(
         address: HOST:PORT of process 0, how many processes there are, and which of them this is; all None if JAX is to detect
             them.
         heartbeat_timeout: Seconds without a sign of life after which a process is lost; None for JAX's default.
-        on_cpu: Leave accelerators to another framework.
+        backend: What computes. JAX leaves accelerators to PyTorch, and does not take any for NumPy.
 
     Returns:
         The processes, all of which have joined.
@@ -109,7 +109,7 @@ def join(
 
     try:
         if not jax.distributed.is_initialized():
-            if on_cpu:
+            if backend in ("torch", "numpy"):
                 jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
             jax.config.update("jax_enable_preemption_service", False)  # type: ignore[no-untyped-call]  # it takes SIGTERM
             jax.distributed.initialize(
