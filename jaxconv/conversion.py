@@ -128,6 +128,7 @@ def convert(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    heartbeat_timeout: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Converts a causal-LM reranker into a sequence classifier.
@@ -171,6 +172,7 @@ def convert(
         coordinator: HOST:PORT of process 0, outside pods and clusters.
         num_processes: How many processes there are, outside pods and clusters.
         process_id: Which of them this is, from 0.
+        heartbeat_timeout: Seconds without a sign of life after which JAX takes a process for lost; 100 by default.
         progress: Called with the bytes done and the bytes in all.
 
     Returns:
@@ -197,7 +199,7 @@ def convert(
         WriteOptions(copy_mode, max_shard_size, hash, overwrite),
         backend, device, dry_run, verify, progress,
     )  # fmt: skip
-    with join(distributed, coordinator, num_processes, process_id) as processes:
+    with join(distributed, (coordinator, num_processes, process_id), heartbeat_timeout, backend) as processes:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
         return convert_resolved(located, output, request, processes=processes)
 
@@ -221,7 +223,8 @@ def convert_resolved(
     started = time.monotonic()
     target = Path(output).expanduser()
     check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
-    agree(processes, lambda: {"option": _comparable(request), "config.json": read_config(source)})
+    options = (request.read, request.plan, request.write, request.dry_run, request.verify)
+    agree(processes, lambda: {"option": options, "config.json": read_config(source)})
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
@@ -252,11 +255,6 @@ def convert_resolved(
         report=report,
         process_id=processes.rank,
     )
-
-
-def _comparable(request: Request) -> tuple[object, ...]:
-    """What must be the same in every process."""
-    return request.read, request.plan, request.write, request.dry_run, request.verify
 
 
 def _facts(plan: Plan, head: ScoreHead, weights: Sequence[OutputFile]) -> dict[str, object]:

@@ -208,7 +208,7 @@ def _processes(params: Leaf, verify: bool) -> Processes:
             "verify=True cannot be had for parameters that are spread over several processes: the proof reads tensors in an "
             "order of its own. Convert without it, then use jaxconv.verify with a checkpoint of them."
         )
-    return Collective()
+    return Collective(spread=True)
 
 
 def _take(array: Leaf, ids: Sequence[int], axis: int) -> Array:

@@ -8,11 +8,13 @@ import io
 import os
 import pkgutil
 import sys
+from functools import partial
 
 import typer
 
 from jaxconv.cli._output import discard_stdout, stdout_fails
 from jaxconv.cli._signals import Interrupted, interruptible
+from jaxconv.distributed.supervisor import supervised
 from jaxconv.errors import JaxconvError
 
 
@@ -52,6 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 done, 1 refused or failed, 2 wrong usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
     """
+    if "--distributed" in (sys.argv[1:] if arguments is None else arguments):
+        return supervised(partial(_run, arguments))
+    return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Runs one command in this process."""
     try:
         with interruptible():
             result = build_app()(args=arguments, standalone_mode=False)

@@ -74,6 +74,9 @@ def convert(
     process_id: Annotated[
         Optional[int], typer.Option(help="Which of them this is, from 0; needed outside pods and clusters.")
     ] = None,
+    heartbeat_timeout: Annotated[
+        Optional[int], typer.Option(help="Seconds without a sign of life after which a process is lost; JAX's 100.")
+    ] = None,
     json: option.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no summary and no progress.")] = False,
 ) -> None:

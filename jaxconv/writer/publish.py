@@ -23,8 +23,8 @@ from jaxconv.writer.io_errors import output_error
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.rename import exchange
 from jaxconv.writer.stage import Stage, create_stage, write_names
-from jaxconv.writer.sweep import sweep_output, sweep_stage
-from jaxconv.writer.target import STAGE_PREFIX, check_replaceable, entries
+from jaxconv.writer.sweep import sweep_output
+from jaxconv.writer.target import check_replaceable, entries
 
 VISIBLE_SECONDS = 5  # within which another host of a shared file system must see a new directory
 CONFIG = "config.json"  # what makes a model of a directory
@@ -58,6 +58,7 @@ def staged_output(output: Path, options: WriteOptions, processes: Processes = AL
         relative = processes.exchange(str(path.relative_to(target.parent)))[0]
         path = target.parent / relative
         _check_visible(path, processes)
+        processes.watch(path.parent)
         yield path
         processes.check()
         if stage is not None:
@@ -70,8 +71,6 @@ def staged_output(output: Path, options: WriteOptions, processes: Processes = AL
         finally:
             if stage is not None:
                 _abandon(stage, new_parents)
-            elif path.parent.name.startswith(STAGE_PREFIX):
-                sweep_stage(path.parent, same_run=True)  # if the first process has died without doing it
         if failure is error:
             raise
         raise failure from error

@@ -63,13 +63,8 @@ def sweep_directory(directory: Path) -> list[Leftover]:
     return [sweep_stage(path) for path in dict.fromkeys(paths)]
 
 
-def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
-    """Removes one staged directory if nobody uses it.
-
-    Args:
-        path: The directory.
-        same_run: The caller belongs to the same conversion and knows that it has ended, whatever the age of the stage.
-    """
+def sweep_stage(path: Path) -> Leftover:
+    """Removes the staged directory `path` if nobody uses it."""
     nbytes = _size(path)
     try:
         handle = os.open(path / OWNER, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
@@ -89,7 +84,7 @@ def sweep_stage(path: Path, same_run: bool = False) -> Leftover:
             return Leftover(path, nbytes, True)  # its owner removed it meanwhile
         age = time.time() - _last_change(path)
         other_host = owner.get("host") not in (None, socket.gethostname())
-        if other_host and not same_run and age < OTHER_HOST_SECONDS:
+        if other_host and age < OTHER_HOST_SECONDS:
             return Leftover(path, nbytes, False, f"{who} changed it {max(0, age) / 60:.0f} minutes ago; expected 60 or more")
         return _remove(path, nbytes, owner)
     finally:

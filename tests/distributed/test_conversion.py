@@ -13,10 +13,10 @@ from jaxconv.cli import main
 from tests.support.processes import TOKENS, convert_together, free_port, run_together, same_tree
 
 
-@pytest.mark.parametrize(("size", "backend"), [(2, "jax"), (4, "numpy")])
+@pytest.mark.parametrize(("size", "backend"), [(2, "jax"), (4, "numpy"), pytest.param(8, "torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["safetensors", "msgpack", "orbax"])
 def test_same_bytes_as_one_process(sources: dict[str, Path], tmp_path: Path, form: str, size: int, backend: str) -> None:
-    """Two and four processes write the directory that one writes, and only the first prints."""
+    """Two, four and eight processes write the directory that one writes, and only the first prints."""
     more = ["--backend", backend, "--max-shard-size", "40KB", *(["--base", str(sources["base"])] if form == "orbax" else [])]
     assert main(["convert", str(sources[form]), str(tmp_path / "one"), *TOKENS, *more, "--quiet"]) == 0
     assert len(list((tmp_path / "one").glob("*.safetensors"))) >= 4

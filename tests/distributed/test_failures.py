@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import TOKENS, flags, free_port, run_together
+from jaxconv.cli import main
+from tests.support.processes import HEARTBEAT_TIMEOUT, TOKENS, Ended, flags, free_port, run_together
 from tests.support.tiny import tiny_checkpoint
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, threading, time
 import jaxconv.conversion as conversion
 import jaxconv.writer.share as share
 from jaxconv.cli import main
@@ -23,37 +25,87 @@ real = share.write_file
 def write_file(file, folder, copy_mode, advance):
     done = real(file, folder, copy_mode, advance)
     if rank == victim:
-        if fault == "SIGKILL":
-            os.kill(os.getpid(), 9)
+        if fault.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, fault))
+        if fault.startswith("waiting "):
+            number = getattr(signal, fault.removeprefix("waiting "))
+            threading.Timer(5, os.kill, (os.getppid(), number)).start()
+            return done
+        if fault.startswith("parent "):
+            os.kill(os.getppid(), getattr(signal, fault.removeprefix("parent ")))
+            time.sleep(60)
         raise OSError(28, "No space left on device")
     for _ in range(600):  # the others need five minutes for each file
         time.sleep(0.5)
         advance(0)
     return done
 share.write_file = write_file
-if rank == victim and fault == "SIGKILL before":
+if rank == victim and fault == "early SIGKILL":
     conversion.staged_output = lambda *_: os.kill(os.getpid(), 9)
 sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("victim", "fault"), [(0, "SIGKILL"), (2, "SIGKILL"), (1, "SIGKILL before"), (0, "full disk"), (1, "full disk")]
-)
-def test_one_failure_ends_all(untied: Path, tmp_path: Path, victim: int, fault: str) -> None:
-    """A process is killed or fails, before or after its first file: the others stop working and name it."""
-    port, size = free_port(), 3
-    command = ["convert", str(untied), str(tmp_path / "new" / "out"), *TOKENS, "--backend", "numpy"]
-    ended = run_together(
-        [["-c", SCRIPT, str(rank), str(victim), fault, *command, *flags(rank, size, port)] for rank in range(size)]
+def run_with_fault(source: Path, output: Path, victim: int, fault: str, size: int = 3) -> list[Ended]:
+    """Converts in several processes, to one of which something happens after its first file."""
+    port = free_port()
+    command = ["convert", str(source), str(output), *TOKENS, "--backend", "numpy"]
+    return run_together(
+        [["-c", SCRIPT, str(rank), str(victim), fault, *command, *flags(rank, size, port)] for rank in range(size)],
+        frozen=[victim] if fault == "SIGSTOP" else [],
     )
-    assert ended[victim].code == (1 if fault == "full disk" else -9)
-    for rank in {0, 1, 2} - {victim}:
-        assert ended[rank].code == 1, ended[rank]
-        assert f"process {victim} on {socket.gethostname()}" in ended[rank].err and "Traceback" not in ended[rank].err
-    # If the first process is killed the others remove the stage; the parents of the output, which it created, stay.
-    assert [path for path in tmp_path.rglob("*") if path.name != "new"] == []
-    assert (tmp_path / "new").exists() == (victim == 0 and fault == "SIGKILL")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_full_disk_ends_all(untied: Path, tmp_path: Path, victim: int) -> None:
+    """A process that fails tells the others why within seconds, and nothing is left."""
+    ended = run_with_fault(untied, tmp_path / "new" / "out", victim, "full disk")
+    for rank, process in enumerate(ended):
+        assert process.code == 1 and process.seconds < 30, process
+        named = rank == victim or f"process {victim} on {socket.gethostname()} failed: writing" in process.err
+        assert named and "No space left on device" in process.err and process.err.count("\n") == 1, process
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("victim", "fault"),
+    [
+        (0, "SIGKILL"),
+        pytest.param(2, "SIGKILL", marks=pytest.mark.slow),
+        (1, "SIGSTOP"),
+        pytest.param(1, "early SIGKILL", marks=pytest.mark.slow),
+        pytest.param(0, "SIGSTOP", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_process_ends_all(untied: Path, tmp_path: Path, victim: int, fault: str) -> None:
+    """A process that is killed or frozen is named by the others in time; the next run removes what they had staged."""
+    ended = run_with_fault(untied, tmp_path / "out", victim, fault)
+    for rank, process in enumerate(ended):
+        if rank == victim:
+            assert fault == "SIGSTOP" or (process.code == 1 and "was ended by SIGKILL" in process.err), process
+            continue
+        assert process.code == 1 and process.seconds < 20 + HEARTBEAT_TIMEOUT + 30, process
+        assert f"process {victim} on {socket.gethostname()} died or froze" in process.err, process
+        assert process.err.count("\n") == 1 and "`jaxconv clean`" in process.err
+    assert not (tmp_path / "out").exists()
+    if fault == "SIGSTOP":
+        time.sleep(2)  # its parent was killed, so it is woken and ends
+    assert main(["convert", str(untied), str(tmp_path / "out"), *TOKENS, "--backend", "numpy", "--quiet"]) == 0
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "code"), [("parent SIGTERM", 143), ("parent SIGINT", 130), ("parent SIGKILL", -9), ("waiting SIGTERM", 143)]
+)
+def test_an_interrupted_process_ends_all(untied: Path, tmp_path: Path, fault: str, code: int) -> None:
+    """A signal to what was started reaches what works, or waits for the others, which are told: nothing is left."""
+    ended = run_with_fault(untied, tmp_path / "out", 1, fault)
+    assert ended[1].code == code
+    for process in (ended[0], ended[2]):
+        assert process.code == 1 and process.seconds < 30, process
+        assert f"process 1 on {socket.gethostname()} failed: it was interrupted" in process.err, process
+    assert not os.listdir(tmp_path)
 
 
 def another_source(untied: Path, directory: Path, difference: str) -> Path:

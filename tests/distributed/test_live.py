@@ -52,9 +52,9 @@ def live_together(size: int, source: Path, output: Path, kind: str) -> list[Ende
     return run_together(commands, [{"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}] * size, timeout=240)
 
 
-@pytest.mark.parametrize(("size", "kind"), [(2, "Auto"), (4, "Explicit")])
+@pytest.mark.parametrize(("size", "kind"), [(2, "Auto"), (4, "Explicit"), pytest.param(8, "Auto", marks=pytest.mark.slow)])
 def test_live_arrays_over_processes(sources: dict[str, Path], tmp_path: Path, size: int, kind: str) -> None:
-    """Parameters spread over two and four processes, each with two devices, give the bytes of one device."""
+    """Parameters spread over two, four and eight processes, each with two devices, give the bytes of one device."""
     settings = {"base": sources["base"], "classifier_from_tokens": ["no", "yes"], "max_shard_size": "40KB"}
     one = jaxconv.convert_params(as_tree(sources["base"]), tmp_path / "one", **settings)
     assert len(one.files) >= 4

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HEARTBEAT_TIMEOUT = 10  # seconds
 TOKENS = ["--classifier-from-tokens", '["no","yes"]']
 
 
@@ -35,14 +36,21 @@ def free_port() -> int:
 def flags(rank: int, size: int, port: int) -> list[str]:
     """The flags that name one of `size` processes."""
     return [
-        "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(size), "--process-id", str(rank)
+        "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(size), "--process-id", str(rank),
+        "--heartbeat-timeout", str(HEARTBEAT_TIMEOUT),
     ]  # fmt: skip
 
 
 def run_together(
-    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]] = (), timeout: float = 120
+    commands: Sequence[Sequence[str]],
+    environments: Sequence[Mapping[str, str]] = (),
+    timeout: float = 120,
+    frozen: Container[int] = (),
 ) -> list[Ended]:
-    """Runs `python ARGUMENTS...` for each command at once and waits for all; whatever outlives the timeout is an error."""
+    """Runs `python ARGUMENTS...` for each command at once and waits for all but the `frozen`, which are killed in the end.
+
+    Whatever outlives the timeout is an error.
+    """
     started = time.monotonic()
     running = []
     for rank, command in enumerate(commands):
@@ -53,7 +61,7 @@ def run_together(
         )
     ended = {}
     try:
-        while len(ended) < len(running):
+        while any(rank not in ended and rank not in frozen for rank in range(len(running))):
             assert time.monotonic() - started < timeout, f"of {len(running)} processes only {sorted(ended)} ended"
             for rank, process in enumerate(running):
                 if rank not in ended and process.poll() is not None:
@@ -64,7 +72,7 @@ def run_together(
             process.kill()
     said = [process.communicate() for process in running]
     return [
-        Ended(process.returncode, out, err, ended[rank])
+        Ended(process.returncode, out, err, ended.get(rank, timeout))
         for rank, (process, (out, err)) in enumerate(zip(running, said, strict=True))
     ]
 
