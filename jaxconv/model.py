@@ -162,10 +162,11 @@ def read_model(
         with_head, head_record = _unrounded_head(tree, to_hf(tree.plain(WIDE), defaults, layout)[1], checkpoint, family)
     lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
-    notes = _notes(tree, quantised, head_record)
     return Model(
         source=source,
-        checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)),
+        checkpoint=dataclasses.replace(
+            checkpoint, tensors=tensors, notes=(*checkpoint.notes, *_notes(tree, quantised, head_record))
+        ),
         format=opened.format,
         layout=layout,
         config=config,
