@@ -145,10 +145,9 @@ def read_model(
     if quantised is not None:
         _check_can_pass_through(quantised, family, options, unchanged=checkpoint.tensors.keys() == opened.tensors.keys())
     if whole is not None or family.composite is not None:
-        _check_plain_source(whole or family, layout, quantised, options)
+        _check_plain_source(whole or family, layout, quantised, options, source.assets)
     if family.composite is not None:
         checkpoint = with_served_towers(checkpoint, family, config)
-        check_processor(source.assets)
     if family.by_proof:
         check_proof_can_run(family, layout, local=isinstance(source.weights, Path), adapted=options.adapter is not None)
     stored = (checkpoint if whole is None else everything).tensors.values()
@@ -161,12 +160,11 @@ def read_model(
     if tree is not None:
         with_head, head_record = _unrounded_head(tree, to_hf(tree.plain(WIDE), defaults, layout)[1], checkpoint, family)
     lm_head = find_lm_head(with_head, family, config, compare=compare_heads)
+    notes = (*checkpoint.notes, *_notes(tree, quantised, head_record))
     tensors = {name: ref for name, ref in checkpoint.tensors.items() if name in backbone}
     return Model(
         source=source,
-        checkpoint=dataclasses.replace(
-            checkpoint, tensors=tensors, notes=(*checkpoint.notes, *_notes(tree, quantised, head_record))
-        ),
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors, notes=notes),
         format=opened.format,
         layout=layout,
         config=config,
@@ -201,8 +199,8 @@ def _notes(tree: QuantisedTree | None, quantised: Quantised | None, head_record:
         yield f"{head_record}."
 
 
-def _check_plain_source(family: Family, layout: str, quantised: Quantised | None, options: ReadOptions) -> None:
-    """Raises `RefusedError` for sources with pictures whose conversion is not proven."""
+def _check_plain_source(family: Family, layout: str, quantised: Quantised | None, options: ReadOptions, assets: Path) -> None:
+    """Raises `RefusedError` for sources with pictures whose conversion is not proven, `SourceError` without a processor."""
     causes = {
         f"the layout {layout}": layout != "hf",
         "an adapter that --text-only would merge in part": options.adapter is not None and options.text_only,
@@ -213,6 +211,8 @@ def _check_plain_source(family: Family, layout: str, quantised: Quantised | None
             f"{family.architecture} reads pictures beside text, and such a source is converted from a plain Hugging Face "
             f"checkpoint; this one has {cause}. Write it as one first (merge_and_unload and save_pretrained for an adapter)."
         )
+    if not options.text_only:
+        check_processor(assets)
 
 
 def _quantised_tree(opened: Checkpoint, options: ReadOptions) -> QuantisedTree | None:

@@ -10,7 +10,7 @@ from jaxconv.verification.libraries._place import Place
 LAYOUTS = ("hf",)
 # Prefix of a classifier's name -> what transformers puts there in other classes that hold the same language model.
 PREFIXES = {
-    "model.": ("", "model.language_model.", "language_model.model.", "language_model."),
+    "model.": ("", "model.language_model.", "language_model.model.", "language_model.", "model.text_model."),
     "lm_head.": ("language_model.lm_head.", "model.language_model.lm_head."),
     # CLIP and SigLIP: transformers 5 writes the level of the tower's own class no more
     "vision_tower.vision_model.": ("vision_tower.",),
