@@ -25,7 +25,7 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
-from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
+from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 
@@ -241,9 +241,9 @@ def convert_resolved(
             done = {name: file.how for name, file in written.items()}
             if processes.rank == 0:
                 hashes = {name: file.sha256 for name, file in written.items() if file.sha256 is not None}
-                write_files(_hashed(plan, head, others, hashes) if request.write.hash else others, stage)
+                stage.write(_hashed(plan, head, others, hashes) if request.write.hash else others)
                 if request.verify or plan.model.family.by_proof:
-                    report = _prove(plan, stage, request, opened)
+                    report = _prove(plan, stage.directory, request, opened)
     return ConversionResult(
         output=None if request.dry_run else target,
         plan=plan,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.families import text_config
@@ -174,7 +175,8 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
     findings: list[str] = []
     stored: dict[str, Stored] = {}
     if raw.format == "safetensors":
-        for path in dict.fromkeys(ref.extent.path for ref in raw.tensors.values() if ref.extent is not None):
+        paths = dict.fromkeys(ref.extent.path for ref in raw.tensors.values() if ref.extent is not None)
+        for path in (path for path in paths if isinstance(path, Path)):
             stored |= stored_tensors(path, findings)
         differing = sorted(raw.tensors.keys() ^ stored.keys())
         if differing and not findings:

@@ -1,7 +1,6 @@
 """Plans the weight files (pure), streams them into a staged directory, and publishes it."""
 
 from jaxconv.writer.check import check_output
-from jaxconv.writer.files import write_files
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.publish import staged_output
 from jaxconv.writer.shards import OutputFile, plan_files
@@ -14,6 +13,5 @@ __all__ = [
     "check_output",
     "plan_files",
     "staged_output",
-    "write_files",
     "write_share",
 ]

@@ -1,0 +1,59 @@
+"""The files beside the weights of a model in an object store, brought here. The weights stay there."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from jaxconv.errors import SourceError
+from jaxconv.file_errors import reading
+from jaxconv.sources.assets import FETCHED, is_fetched
+from jaxconv.storage import RemotePath, shown_as
+
+REQUESTS = 8  # files that are fetched at once
+FOLDERS = frozenset(pattern.split("/")[0] for pattern in FETCHED if "/" in pattern)
+
+
+class Fetched:
+    """A temporary directory that lasts as long as this object.
+
+    Attributes:
+        directory: The directory, called as the folder in the store is.
+    """
+
+    def __init__(self, folder: RemotePath) -> None:
+        root = tempfile.mkdtemp(prefix="jaxconv-")
+        self.directory = Path(root) / folder.name
+        self.directory.mkdir()
+        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        shown_as(self.directory, folder)
+
+
+def fetch_assets(folder: RemotePath) -> Fetched:
+    """Brings config, tokenizer and what else lies beside the weights.
+
+    Args:
+        folder: The folder of the model.
+
+    Raises:
+        SourceError: The folder is empty, or a file cannot be read or is too large for what it is.
+    """
+    with reading(folder):
+        entries = folder.entries()
+        if not entries:
+            raise SourceError(f"{folder} holds nothing. Check the address, and that you may list it.")
+        names = [name for name, size in entries.items() if size is not None]
+        for inner in sorted(FOLDERS & {name for name, size in entries.items() if size is None}):
+            names += [f"{inner}/{name}" for name, size in (folder / inner).entries().items() if size is not None]
+        names = [name for name in names if is_fetched(name)]
+        fetched = Fetched(folder)
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            contents = pool.map(lambda name: (folder / name).read_bytes(), names)
+            for name, content in zip(names, contents, strict=True):
+                path = fetched.directory / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+    return fetched
