@@ -68,7 +68,7 @@ def _run(arguments: list[str] | None) -> int:
                 sys.stdout.flush()  # here an error can still be reported
         return result if isinstance(result, int) else 0
     except JaxconvError as error:
-        _say(str(error))
+        _say(" ".join([str(error), *getattr(error, "__notes__", ())]))
         return error.exit_code
     except Interrupted as interruption:
         _say(" ".join([f"interrupted by {interruption}.", *getattr(interruption, "__notes__", ())]))

@@ -13,7 +13,7 @@ from jaxconv.writer.sweep import bring_back
 from jaxconv.writer.target import check_replaceable, stages_inside
 
 
-def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOptions) -> None:
+def check_directory(output: str | Path, sources: tuple[Path, ...], options: WriteOptions) -> None:
     """Refuses an output that exists, cannot be written, or overlaps a source.
 
     Args:

@@ -33,7 +33,7 @@ OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def staged_output(output: Path, options: WriteOptions, processes: Processes = ALONE) -> Iterator[LocalDirectory]:
+def staged_directory(output: Path, options: WriteOptions, processes: Processes = ALONE) -> Iterator[LocalDirectory]:
     """A staged directory that becomes `output` if the block ends well, and is removed if it does not.
 
     The first process creates and publishes it; the others must see it. Parents of the output that are missing are created,
