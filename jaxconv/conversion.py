@@ -25,7 +25,7 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
-from jaxconv.writer import OutputFile, check_output, output_place, plan_files, staged_output, write_share
+from jaxconv.writer import OutputFile, check_output, check_provable, output_place, plan_files, staged_output, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 
@@ -227,6 +227,8 @@ def convert_resolved(
     agree(processes, lambda: {"option": options, "config.json": read_config(source)})
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)
+    if request.verify or plan.model.family.by_proof:
+        check_provable(target)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
     score = head.tensors(plan.model.family.head.score)

@@ -44,7 +44,7 @@ def fetch_assets(folder: RemotePath) -> Fetched:
     with reading(folder):
         entries = folder.entries()
         if not entries:
-            raise SourceError(f"{folder} holds nothing. Check the address, and that you may list it.")
+            raise SourceError(f"{folder} does not exist or holds nothing. Check the address, and that you may list it.")
         names = [name for name, size in entries.items() if size is not None]
         for inner in sorted(FOLDERS & {name for name, size in entries.items() if size is None}):
             names += [f"{inner}/{name}" for name, size in (folder / inner).entries().items() if size is not None]

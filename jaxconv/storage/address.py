@@ -92,6 +92,12 @@ def download_command(address: str) -> str:
     return shlex.join(["python", "-c", code])
 
 
+def upload_command(address: str) -> str:
+    """The command that copies a directory here, called as the folder at `address`, to that address."""
+    put = f"store.put({_directory(address) + '/'!r}, path, recursive=True)"
+    return shlex.join(["python", "-c", f"import fsspec; store, path = fsspec.url_to_fs({address + '/'!r}); {put}"])
+
+
 def need_here(what: str, address: str) -> SourceError:
     """The error for a folder that has to lie on this machine.
 

@@ -3,8 +3,8 @@
     .jaxconv-staging.json   {"run", "host", "pid", "beat", "files"}
 
 It is written before the first file and removed after `config.json`. `files` are the names that the conversion writes or
-removes; whoever finds a marker without `config.json` deletes these, and no others. There are no locks in a store, so the owner
-of a marker counts up `beat` every few seconds: a marker that stands still belongs to nobody.
+removes; whoever finds a marker without `config.json` deletes these, and no others. A store has no locks, so the owner of a
+marker counts up `beat` every few seconds: a marker that stands still belongs to nobody.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from jaxconv.distributed import ALONE, Processes
-from jaxconv.storage import check_address, is_address
+from jaxconv.errors import OutputError
+from jaxconv.storage import check_address, is_address, upload_command
 from jaxconv.writer.check import check_directory
 from jaxconv.writer.destination import Destination
 from jaxconv.writer.options import WriteOptions
@@ -44,6 +45,20 @@ def check_output(output: Path | str, sources: Sequence[Path | str], options: Wri
         check_remote(output, [source for source in sources if isinstance(source, str)], options)
     else:
         check_directory(output, tuple(source for source in sources if isinstance(source, Path)), options)
+
+
+def check_provable(output: Path | str) -> None:
+    """Refuses an `output` whose files other libraries cannot read before it is published.
+
+    Raises:
+        OutputError: It is an address.
+    """
+    if isinstance(output, str):
+        directory = output.rpartition("/")[2]
+        raise OutputError(
+            f"a proof reads the output from a disk before it is published, and {output} is not on one. Convert to the "
+            f"directory {directory}, then copy it: {upload_command(output)}"
+        )
 
 
 def staged_output(
