@@ -21,8 +21,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxconv.errors import OutputError
+from jaxconv.file_errors import reading
 from jaxconv.storage import RemotePath, storage_errors
 from jaxconv.writer.remote import CONFIG, put
+from jaxconv.writer.sweep import Leftover
 
 MARKER = ".jaxconv-staging.json"
 BEAT_SECONDS = 10
@@ -170,6 +172,31 @@ def sweep(folder: RemotePath) -> int | None:
     complete = (folder / CONFIG).is_file()
     remove(folder, [MARKER] if complete else [*marker.files, MARKER])
     return 0 if complete else len(marker.files)
+
+
+def sweep_folder(folder: RemotePath) -> list[Leftover]:
+    """Removes what killed conversions left in `folder`, an output or a folder of outputs.
+
+    Raises:
+        SourceError: The store cannot be read.
+    """
+    with reading(folder):
+        inner = [folder / name for name, size in folder.entries().items() if size is None]
+        places = [place for place in (folder, *inner) if (place / MARKER).is_file()]
+    return [_swept(place) for place in places]
+
+
+def _swept(folder: RemotePath) -> Leftover:
+    try:
+        marker = read_marker(folder)
+        present = {} if marker is None else {name: (folder / name) for name in marker.files}
+        nbytes = sum(path.identity().size for path in present.values() if path.is_file())
+        removed = sweep(folder)
+    except OutputError as error:
+        return Leftover(folder, 0, False, str(error), in_use=True)
+    except OSError as error:
+        return Leftover(folder, 0, False, f"it cannot be removed: {error.strerror}")
+    return Leftover(folder, nbytes if removed else 0, True)
 
 
 @contextlib.contextmanager
