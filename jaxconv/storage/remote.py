@@ -15,7 +15,6 @@ from jaxconv.storage.identity import FileIdentity
 # What tells one state of an object from the next, by store: S3, Google, Azure, the hub, memory.
 VERSION_KEYS = ("ETag", "etag", "generation", "blob_id", "LastModified", "last_modified", "created")
 MAX_SMALL = 1 << 28  # bytes of a file that is read whole
-ATTEMPTS = 3  # at a range whose connection breaks, beside those of the store's library
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +95,8 @@ class RemotePath:
             offset: The first byte.
             length: How many.
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                with storage_errors(self.address):
-                    return bytes(self.store.cat_file(self.key, start=offset, end=offset + length))
-            except (FileNotFoundError, PermissionError):
-                raise
-            except OSError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+        with storage_errors(self.address):  # its library tries again where a connection breaks
+            return bytes(self.store.cat_file(self.key, start=offset, end=offset + length))
 
 
 @contextlib.contextmanager

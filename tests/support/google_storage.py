@@ -41,6 +41,7 @@ class GoogleHandler(BaseHTTPRequestHandler):
 
     server: GoogleStorage
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     PAGE = 7
 
     def log_message(self, format: str, *args: object) -> None:
@@ -135,12 +136,15 @@ class GoogleHandler(BaseHTTPRequestHandler):
         if not session:
             session = secrets.token_hex(4)
             self.server.uploads[session] = (query["name"], bytearray())
-            host = f"http://127.0.0.1:{self.server.server_port}"
-            place = f"{host}/upload/storage/v1/b/{BUCKET}/o?upload_id={session}&name={quote(query['name'])}"
+            place = f"http://{self.headers['Host']}/upload/storage/v1/b/{BUCKET}/o?upload_id={session}&name={quote(query['name'])}"
             return self.answer(200, Location=place)
         name, received = self.server.uploads[session]
-        received += body
-        if self.headers["Content-Range"].endswith("/*"):
+        if len(body) < int(self.headers["Content-Length"]):  # the connection broke, and the client sends the chunk again
+            self.close_connection = True
+            return None
+        first, total = re.fullmatch(r"bytes (\d+|\*)(?:-\d+)?/(\d+|\*)", self.headers["Content-Range"]).groups()
+        received[int(first) if first.isdecimal() else len(received) :] = body
+        if total == "*":
             return self.answer(308, Range=f"bytes=0-{len(received) - 1}")
         del self.server.uploads[session]
         return self.complete(name, bytes(received))
