@@ -15,6 +15,8 @@ from jaxconv.storage.remote import RemotePath, storage_errors
 EXTRAS: Mapping[str, str | None] = {
     "gs": "gcs", "s3": "s3", "az": "azure", "abfs": "azure", "abfss": "azure", "hf": None, "memory": None,
 }  # fmt: skip
+# s3fs waits 15 seconds for an answer; one to the last request of a large upload may take longer.
+OPTIONS: Mapping[str, Mapping[str, object]] = {"s3": {"config_kwargs": {"read_timeout": 60}}}
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _SHOWN: dict[str, str] = {}  # copies of folders -> their addresses
 
@@ -61,7 +63,7 @@ def remote_path(name: str) -> RemotePath:
 
     try:
         with storage_errors(address):
-            store, _ = fsspec.core.url_to_fs(address, use_listings_cache=False)
+            store, _ = fsspec.core.url_to_fs(address, use_listings_cache=False, **OPTIONS.get(scheme, {}))
     except OSError as error:
         if not isinstance(error.__cause__, ImportError):
             raise SourceError(f"{address} cannot be opened: {error.strerror}. Check the credentials.") from error

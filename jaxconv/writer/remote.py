@@ -50,7 +50,11 @@ class RemoteFolder:
         upload = _Upload(file, path.address)
         try:
             yield upload
-            upload.finish(nbytes)
+            try:
+                upload.finish(nbytes)
+            except OSError:
+                if self.size(name) != nbytes:  # else the store's answer was lost, and a second request came too late
+                    raise
         except BaseException:
             _give_up(file)
             raise
