@@ -14,9 +14,12 @@ from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, Unchecked, read_object, read_optional_object
 from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideLike, SideText, side_of
+from jaxconv.sources.remote import Fetched, fetch_assets
+from jaxconv.storage import is_address, remote_path
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
 
+OUTPUT_FILES = (TEMPLATE_NAME, "jaxconv.json")  # of an output, beside what a source has
 PICTURED = 16  # pairs whose pictures are in memory at a time
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
@@ -49,7 +52,7 @@ def load(
     """Loads a converted directory for scoring.
 
     Args:
-        directory: A directory that `convert` wrote.
+        directory: A directory that `convert` wrote, or its address; weights are then read by ranges.
         backend: "jax", "torch", or "auto": JAX if it is installed and runs the model, else PyTorch.
         device: "cpu", "gpu", "tpu", or "auto": an accelerator if the framework has one, else the CPU.
         dtype: The dtype of the backbone: "float32", "bfloat16" or "float16". The score head is float32 in any case.
@@ -70,8 +73,9 @@ def load(
         >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
         [0.98, 0.03]
     """
-    path = Path(directory).expanduser()
     check_dtype(dtype)
+    fetched = fetch_assets(remote_path(str(directory)), OUTPUT_FILES) if is_address(directory) else None
+    path = Path(directory).expanduser() if fetched is None else fetched.directory
     template = (TEMPLATE_NAME,) if (path / "jaxconv.json").is_file() else ()  # other classifiers may have none
     for name in ("config.json", "tokenizer.json", *template):
         if not (path / name).is_file():
@@ -79,7 +83,7 @@ def load(
     config = read_object(path / "config.json", "the model's configuration")
     opened = get_backend(backend, device, config=config, pictures=pictures)
     access = PictureAccess(remote=allow_remote_images)
-    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name, access)
+    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name, access, fetched)
 
 
 class Scorer:
@@ -94,14 +98,20 @@ class Scorer:
     """
 
     def __init__(
-        self, directory: Path, classifier: Classifier, backend: str, access: PictureAccess = PictureAccess()
+        self,
+        directory: Path,
+        classifier: Classifier,
+        backend: str,
+        access: PictureAccess = PictureAccess(),
+        fetched: Fetched | None = None,
     ) -> None:
-        """Reads config, tokenizer and template. `access` says where pictures may come from.
+        """Reads config, tokenizer and template. `access` says where pictures may come from, `fetched` keeps a copy's files.
 
         Raises:
             SourceError: One of these files is missing or damaged.
         """
         self.directory, self.classifier, self.backend, self.access = directory, classifier, backend, access
+        self._fetched = fetched
         self.config: JsonObject = read_object(directory / "config.json", "the model's configuration")
         texts = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
         self.encoder = SideEncoder(texts, directory, self.config, read_optional_object(directory / "jaxconv.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,11 +33,12 @@ class Fetched:
         shown_as(self.directory, folder)
 
 
-def fetch_assets(folder: RemotePath) -> Fetched:
+def fetch_assets(folder: RemotePath, more: Sequence[str] = ()) -> Fetched:
     """Brings config, tokenizer and what else lies beside the weights.
 
     Args:
         folder: The folder of the model.
+        more: Names of other files that are brought if they are there.
 
     Raises:
         SourceError: The folder is empty, or a file cannot be read or is too large for what it is.
@@ -48,7 +50,7 @@ def fetch_assets(folder: RemotePath) -> Fetched:
         names = [name for name, size in entries.items() if size is not None]
         for inner in sorted(FOLDERS & {name for name, size in entries.items() if size is None}):
             names += [f"{inner}/{name}" for name, size in (folder / inner).entries().items() if size is not None]
-        names = [name for name in names if is_fetched(name)]
+        names = [name for name in names if is_fetched(name) or name in more]
         fetched = Fetched(folder)
         with ThreadPoolExecutor(REQUESTS) as pool:
             contents = pool.map(lambda name: (folder / name).read_bytes(), names)

@@ -11,16 +11,17 @@ from jaxconv.storage.address import (
     is_address,
     located,
     need_here,
+    original,
     remote_path,
     shown_as,
     upload_command,
 )
 from jaxconv.storage.files import File, identities_of, identity_of, read_blocks, read_into
 from jaxconv.storage.identity import FileIdentity
-from jaxconv.storage.remote import RemotePath, storage_errors
+from jaxconv.storage.remote import RemotePath, RemoteTree, storage_errors
 
 __all__ = [
-    "File", "FileIdentity", "RemotePath", "available", "check_address", "identities_of", "identity_of", "in_users_terms",
-    "is_address", "located", "need_here", "read_blocks", "read_into", "remote_path", "shown_as", "storage_errors",
-    "upload_command",
+    "File", "FileIdentity", "RemotePath", "RemoteTree", "available", "check_address", "identities_of", "identity_of",
+    "in_users_terms", "is_address", "located", "need_here", "original", "read_blocks", "read_into", "remote_path",
+    "shown_as", "storage_errors", "upload_command",
 ]  # fmt: skip

@@ -132,6 +132,11 @@ def shown_as(directory: Path, folder: RemotePath) -> None:
     _SHOWN[str(directory)] = folder.address
 
 
+def original(directory: Path) -> Path | str:
+    """The address of the folder whose small files `directory` has copies of; else the directory itself."""
+    return _SHOWN.get(str(directory), directory)
+
+
 def in_users_terms(message: str) -> str:
     """A `message` with the addresses of what was fetched in place of the paths of its copies."""
     for directory, address in _SHOWN.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,7 @@ class RemotePath:
     def identity(self) -> FileIdentity:
         """Its size, and the store's name for its present state."""
         information = self.info()
-        version = next((information[key] for key in VERSION_KEYS if information.get(key) is not None), "")
-        return FileIdentity((), int(information["size"]), str(version))
+        return FileIdentity((), int(information["size"]), _version(information))
 
     def entries(self) -> dict[str, int | None]:
         """What lies in this folder: name -> size in bytes, None of a folder. Empty if there is nothing."""
@@ -97,6 +97,24 @@ class RemotePath:
         """
         with storage_errors(self.address):  # its library tries again where a connection breaks
             return bytes(self.store.cat_file(self.key, start=offset, end=offset + length))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTree(RemotePath):
+    """A folder of a store with everything in it, as one thing that changes or does not."""
+
+    def identity(self) -> FileIdentity:
+        """The sizes and states of all files."""
+        with storage_errors(self.address):
+            self.store.invalidate_cache()
+            listed = self.store.find(self.key, detail=True)
+        sizes = {str(name): int(entry["size"]) for name, entry in listed.items()}
+        states = sorted((name, sizes[name], _version(entry)) for name, entry in listed.items())
+        return FileIdentity((), sum(sizes.values()), hashlib.sha256(repr(states).encode()).hexdigest())
+
+
+def _version(information: Mapping[str, Any]) -> str:
+    return str(next((information[key] for key in VERSION_KEYS if information.get(key) is not None), ""))
 
 
 @contextlib.contextmanager

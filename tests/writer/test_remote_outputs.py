@@ -254,3 +254,39 @@ def test_outputs_that_cannot_be(models: dict[int, Path], monkeypatch: pytest.Mon
         with pytest.raises(OutputError, match="Convert to the directory out, then copy it"):
             convert(models[1], f"{bucket.address}/out", verify=True)
         assert bucket.read("out") == {}
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_an_output_is_scored_where_it_lies(
+    models: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """`load` reads the weights by ranges and gives the scores of the local copy."""
+    with STORES["memory"](monkeypatch) as bucket:
+        convert(models[3], f"{bucket.address}/out")
+        convert(models[3], tmp_path / "out")
+        scores = [
+            jaxconv.load(place, backend=backend).score("yes", ["no", "the this"])
+            for place in (f"{bucket.address}/out", tmp_path / "out")
+        ]
+        assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_an_orbax_checkpoint_that_changes(bucket: Bucket, tmp_path: Path) -> None:
+    """A chunk that is written anew, as by a training that goes on, ends the conversion."""
+    case = unpack("nnx/llama_manager", tmp_path)
+    folder = case.folder / "checkpoint"
+    bucket.upload(folder, "run")
+    chunk = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    name = f"run/{chunk.relative_to(folder).as_posix()}"
+    step = next(part for part in chunk.relative_to(folder).parts if part.isdecimal())
+
+    def rewrite(done: int, total: int) -> None:
+        bucket.put(name, chunk.read_bytes() + b"x")
+
+    with pytest.raises(SourceError, match="changed during the conversion"):
+        convert(
+            f"{bucket.address}/run/{case.about['weights']}".rstrip("/."), tmp_path / "out", base=case.original,
+            step=int(step), classifier_from_tokens=TOKENS, token_ids=None, progress=rewrite,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
