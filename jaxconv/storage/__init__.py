@@ -10,6 +10,7 @@ from jaxconv.storage.address import (
     in_users_terms,
     is_address,
     located,
+    missing_extra,
     need_here,
     original,
     remote_path,
@@ -22,6 +23,6 @@ from jaxconv.storage.remote import RemotePath, RemoteTree, storage_errors
 
 __all__ = [
     "File", "FileIdentity", "RemotePath", "RemoteTree", "available", "check_address", "identities_of", "identity_of",
-    "in_users_terms", "is_address", "located", "need_here", "original", "read_blocks", "read_into", "remote_path",
+    "in_users_terms", "is_address", "located", "missing_extra", "need_here", "original", "read_blocks", "read_into", "remote_path",
     "shown_as", "storage_errors", "upload_command",
 ]  # fmt: skip

@@ -117,6 +117,11 @@ def _directory(address: str) -> str:
     return address.rpartition("/")[2]
 
 
+def missing_extra(address: str) -> str | None:
+    """The extra of this package that `address` needs and that is not installed; None if nothing is missing."""
+    return EXTRAS[address.partition("://")[0]] if is_address(address) and available(address) is None else None
+
+
 def available(weights: Path | str) -> File | None:
     """The directory `weights`, a path or an address; None for an address that no installed library opens."""
     if isinstance(weights, Path):
