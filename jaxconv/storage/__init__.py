@@ -7,6 +7,7 @@ endpoints are found by the store's own library; none is part of an address, and 
 from jaxconv.storage.address import (
     available,
     check_address,
+    download_command,
     in_users_terms,
     is_address,
     located,
@@ -22,7 +23,7 @@ from jaxconv.storage.identity import FileIdentity
 from jaxconv.storage.remote import RemotePath, RemoteTree, storage_errors
 
 __all__ = [
-    "File", "FileIdentity", "RemotePath", "RemoteTree", "available", "check_address", "identities_of", "identity_of",
-    "in_users_terms", "is_address", "located", "missing_extra", "need_here", "original", "read_blocks", "read_into", "remote_path",
-    "shown_as", "storage_errors", "upload_command",
+    "File", "FileIdentity", "RemotePath", "RemoteTree", "available", "check_address", "download_command",
+    "identities_of", "identity_of", "in_users_terms", "is_address", "located", "missing_extra", "need_here",
+    "original", "read_blocks", "read_into", "remote_path", "shown_as", "storage_errors", "upload_command",
 ]  # fmt: skip

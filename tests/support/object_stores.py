@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.support.azure import serving
 from tests.support.google_storage import BUCKET, GoogleStorage
 
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google itself what kind of bucket it is
@@ -101,6 +103,26 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 
 @contextmanager
+def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A container of azurite, found by Azure's own variable."""
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as connection:
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        forget_stores()
+        store, _ = fsspec.url_to_fs(f"az://{BUCKET}", use_listings_cache=False)
+        store.mkdir(BUCKET)
+        wrong = connection.replace("AccountKey=E", "AccountKey=F")
+
+        def deny() -> None:
+            monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", wrong)
+            forget_stores()
+
+        try:
+            yield Bucket(f"az://{BUCKET}", lambda key, body: store.pipe_file(f"{BUCKET}/{key}", body), deny)
+        finally:
+            forget_stores()
+
+
+@contextmanager
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """fsspec's store in this process, which cannot deny anything."""
     store = fsspec.filesystem("memory")
@@ -118,4 +140,5 @@ def forget_stores() -> None:
         kind.clear_instance_cache()
 
 
-STORES = {"memory": memory, "s3": s3, "gs": gcs}
+STORES = {"memory": memory, "s3": s3, "gs": gcs, "az": azure}
+PARAMETERS = ["memory", "s3", "gs", pytest.param("az", marks=pytest.mark.slow)]

@@ -18,7 +18,7 @@ from jaxconv.storage import remote_path
 from jaxconv.writer import marker
 from jaxconv.writer.marker import MARKER, Marker
 from tests.foreign.cases import TOKENS, unpack
-from tests.support.object_stores import STORES, Bucket, s3
+from tests.support.object_stores import PARAMETERS, STORES, Bucket, s3
 from tests.support.tiny import tiny_checkpoint
 
 RECORDS = ("jaxconv.json", "README.md")  # which name the source
@@ -34,7 +34,7 @@ jaxconv.convert(sys.argv[1], sys.argv[2], token_ids=[5, 6], backend="numpy", pro
 """
 
 
-@pytest.fixture(params=list(STORES))
+@pytest.fixture(params=PARAMETERS)
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """An empty bucket of every store."""
     with STORES[request.param](monkeypatch) as made:
@@ -226,7 +226,7 @@ def test_a_marker_beside_a_complete_output(models: dict[int, Path], monkeypatch:
         assert bucket.read("out") == before
 
 
-@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+@pytest.mark.parametrize("bucket", PARAMETERS[1:], indirect=True)
 def test_what_a_store_refuses_is_said(bucket: Bucket, models: dict[int, Path], tmp_path: Path) -> None:
     """A missing bucket and keys that the server does not take: the address and the reason, and nothing written."""
     absent = bucket.address.replace("bucket", "absent")
