@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from jaxconv.errors import SourceError, UsageError
-from jaxconv.sources.hub import HubAccess, fetch
+from jaxconv.sources.hub import HubAccess, fetch, pin
 from jaxconv.sources.remote import Fetched, fetch_assets
 from jaxconv.storage import check_address, is_address, remote_path
 
@@ -69,10 +69,15 @@ def resolve(
         raise UsageError("SOURCE is empty. Name a directory, a hub id or an address; the current directory is '.'.")
     if is_address(name) or HTTP.match(name):
         name = check_address(name)
+        if access.revision is not None or (access.token is not None and name.startswith("hf://")):
+            raise UsageError(
+                f"--revision and --token are for hub ids, and {name} is an address. Write hf://owner/name@revision, and log "
+                "in with `hf auth login` or HF_TOKEN."
+            )
         if base is not None:
             base_source = resolve_base(base, access)
             return with_base(Source(name, name, base_source.assets), base_source)
-        return _at_address(name)
+        return _at_address(name, access)
     if base is not None:
         return with_base(resolve(source, access=access, weights=weights), resolve_base(base, access))
     if name.startswith("file://"):
@@ -88,15 +93,20 @@ def resolve(
     return Source(name, directory, directory, hub_id=name, revision=commit)
 
 
-def _at_address(name: str) -> Source:
+def _at_address(name: str, access: HubAccess) -> Source:
     """The source at an address that brings its config."""
     if HTTP.match(name):
         raise SourceError(
             f"{name}: only the weights of Orbax checkpoints are read over HTTP. Pass --base with the model whose config and "
             "tokenizer fit, or download a model in another format first."
         )
-    fetched = fetch_assets(remote_path(name))
-    return Source(name, name, fetched.directory, fetched=fetched)
+    if not name.startswith("hf://"):
+        fetched = fetch_assets(remote_path(name))
+        return Source(name, name, fetched.directory, fetched=fetched)
+    repo, commit = pin(name.removeprefix("hf://"), access)
+    address = f"hf://{repo}@{commit}"
+    fetched = fetch_assets(remote_path(address))
+    return Source(name, address, fetched.directory, hub_id=repo, revision=commit, fetched=fetched)
 
 
 def with_base(source: Source, base: Source) -> Source:
