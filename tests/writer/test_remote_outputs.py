@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import peft
 import pytest
+from transformers import AutoModelForCausalLM
 
 import jaxconv
 from jaxconv.errors import OutputError, SourceError
-from jaxconv.storage import remote_path
-from jaxconv.writer import marker
+from jaxconv.storage import RemotePath, remote_path
+from jaxconv.writer import marker, remote, remote_publish
 from jaxconv.writer.marker import MARKER, Marker
 from tests.foreign.cases import TOKENS, unpack
 from tests.support.object_stores import PARAMETERS, STORES, Bucket, s3
@@ -58,6 +61,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def convert(source: object, output: object, **options: object) -> jaxconv.ConversionResult:
     """A conversion by the numpy backend."""
     return jaxconv.convert(source, output, **{"token_ids": [5, 6], "backend": "numpy", **options})  # type: ignore[arg-type]
+
+
+def make_adapter(model: Path, folder: Path) -> None:
+    """A LoRA adapter of a model, as PEFT saves it."""
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -169,6 +178,70 @@ def test_a_source_that_changes(bucket: Bucket, models: dict[int, Path], tmp_path
 def large_model(folder: Path) -> Path:
     """A model of some 50 MB, so that a file has several parts."""
     return tiny_checkpoint(folder, "qwen3", tie=False, vocab_size=40_000, hidden_size=256)
+
+
+def test_a_failure_in_a_large_upload(s3_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload is given up: the library would complete what there is of it when it collects the file."""
+    monkeypatch.setattr(remote, "PART", 5 << 20)
+    source = large_model(tmp_path / "m")
+
+    def fail(done: int, total: int) -> None:
+        if done > total // 2:
+            raise SourceError("in the middle")
+
+    with pytest.raises(SourceError, match="in the middle"):
+        convert(source, f"{s3_bucket.address}/out", progress=fail)
+    gc.collect()
+    assert s3_bucket.read("out") == {} and not s3_bucket.store.list_multipart_uploads("bucket")
+
+
+def test_config_json_is_written_last(models: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every other file, so that nothing loads before."""
+    with STORES["memory"](monkeypatch) as bucket:
+        present: list[set[str]] = []
+        put = remote.put
+
+        def recorded(path: RemotePath, content: bytes, *, new: bool = False) -> None:
+            if path.name == "config.json":
+                present.append(set(bucket.read("out")))
+            put(path, content, new=new)
+
+        monkeypatch.setattr(remote, "put", recorded)
+        monkeypatch.setattr(remote_publish, "put", recorded)
+        convert(models[3], f"{bucket.address}/out")
+        assert present == [{*bucket.read("out"), MARKER} - {"config.json"}]
+
+
+def test_a_single_file_is_kept_whole_with_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store copies it as a shard beside the score."""
+    model = tiny_checkpoint(tmp_path / "m", "qwen3", tie=True)
+    with STORES["memory"](monkeypatch) as bucket:
+        bucket.upload(model, "m1")
+        result = convert(f"{bucket.address}/m1", f"{bucket.address}/out", copy_mode="link")
+        assert result.files["model-backbone.safetensors"] == "copy"
+        assert bucket.read("out")["model-backbone.safetensors"] == (model / "model.safetensors").read_bytes()
+
+
+def test_a_conversion_that_was_taken_for_dead(models: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood still, and another one swept it: it publishes nothing, and leaves what is the other's."""
+    with STORES["memory"](monkeypatch) as bucket:
+        other = Marker("other", "another-host", 1, ("model.safetensors",)).to_bytes()
+        with pytest.raises(OutputError, match="another conversion took .* while this one stood still"):
+            convert(models[1], f"{bucket.address}/out", progress=lambda *_: bucket.put(f"out/{MARKER}", other))
+        left = bucket.read("out")
+        assert left[MARKER] == other and "config.json" not in left and "model.safetensors" in left
+
+
+def test_an_adapter_in_a_bucket(models: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by ranges like a base, merged with the same bytes."""
+    adapter = tmp_path / "adapter"
+    make_adapter(models[1], adapter)
+    convert(models[1], tmp_path / "local", adapter=adapter)
+    with STORES["memory"](monkeypatch) as bucket:
+        bucket.upload(models[1], "m1")
+        bucket.upload(adapter, "adapter")
+        convert(f"{bucket.address}/m1", f"{bucket.address}/out", adapter=f"{bucket.address}/adapter")
+        assert without_records(bucket.read("out")) == without_records(files_of(tmp_path / "local"))
 
 
 @pytest.mark.parametrize("how", ["convert", "clean"])
