@@ -141,7 +141,7 @@ class _Upload:
 
 
 def _give_up(file: Any) -> None:
-    """Ends an upload without a file. Otherwise the library would complete it when it collects the object."""
+    """Ends an upload without a file. Otherwise the library would try to complete it when it collects the object."""
     with contextlib.suppress(Exception):
         file.discard()
     with contextlib.suppress(AttributeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -180,7 +181,8 @@ def large_model(folder: Path) -> Path:
     return tiny_checkpoint(folder, "qwen3", tie=False, vocab_size=40_000, hidden_size=256)
 
 
-def test_a_failure_in_a_large_upload(s3_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_a_failure_in_a_large_upload(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The upload is given up: the library would complete what there is of it when it collects the file."""
     monkeypatch.setattr(remote, "PART", 5 << 20)
     source = large_model(tmp_path / "m")
@@ -189,10 +191,11 @@ def test_a_failure_in_a_large_upload(s3_bucket: Bucket, tmp_path: Path, monkeypa
         if done > total // 2:
             raise SourceError("in the middle")
 
-    with pytest.raises(SourceError, match="in the middle"):
-        convert(source, f"{s3_bucket.address}/out", progress=fail)
+    with contextlib.suppress(SourceError):  # pytest.raises would keep the frames, and the file in them
+        convert(source, f"{bucket.address}/out", progress=fail)
     gc.collect()
-    assert s3_bucket.read("out") == {} and not s3_bucket.store.list_multipart_uploads("bucket")
+    assert bucket.read("out") == {}
+    assert bucket.address.startswith("gs") or not bucket.store.list_multipart_uploads("bucket")
 
 
 def test_config_json_is_written_last(models: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +229,7 @@ def test_a_conversion_that_was_taken_for_dead(models: dict[int, Path], monkeypat
     """It stood still, and another one swept it: it publishes nothing, and leaves what is the other's."""
     with STORES["memory"](monkeypatch) as bucket:
         other = Marker("other", "another-host", 1, ("model.safetensors",)).to_bytes()
-        with pytest.raises(OutputError, match="another conversion took .* while this one stood still"):
+        with pytest.raises(OutputError, match=r"another conversion took .* while this one stood still"):
             convert(models[1], f"{bucket.address}/out", progress=lambda *_: bucket.put(f"out/{MARKER}", other))
         left = bucket.read("out")
         assert left[MARKER] == other and "config.json" not in left and "model.safetensors" in left
