@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from jaxconv.distributed import ALONE, Processes
-from jaxconv.errors import OutputError
+from jaxconv.errors import OutputError, UsageError
 from jaxconv.storage import check_address, is_address, upload_command
 from jaxconv.writer.check import check_directory
 from jaxconv.writer.destination import Destination
@@ -21,8 +21,10 @@ def output_place(output: str | Path) -> Path | str:
     """The path or the address that `output`, as the user named it, stands for.
 
     Raises:
-        UsageError: It is an address with a secret in it.
+        UsageError: It is an empty string, or an address with a secret in it.
     """
+    if not str(output).strip():
+        raise UsageError("OUTPUT is empty. Name a new directory.")
     if is_address(output):
         return check_address(str(output))
     local = str(output).startswith("file://")
