@@ -14,8 +14,8 @@ from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, Unchecked, read_object, read_optional_object
 from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideLike, SideText, side_of
-from jaxconv.sources.remote import Fetched, fetch_assets
-from jaxconv.storage import is_address, remote_path
+from jaxconv.sources.remote import small_files
+from jaxconv.storage import is_address
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
 
@@ -74,8 +74,7 @@ def load(
         [0.98, 0.03]
     """
     check_dtype(dtype)
-    fetched = fetch_assets(remote_path(str(directory)), OUTPUT_FILES) if is_address(directory) else None
-    path = Path(directory).expanduser() if fetched is None else fetched.directory
+    path = small_files(str(directory), OUTPUT_FILES) if is_address(directory) else Path(directory).expanduser()
     template = (TEMPLATE_NAME,) if (path / "jaxconv.json").is_file() else ()  # other classifiers may have none
     for name in ("config.json", "tokenizer.json", *template):
         if not (path / name).is_file():
@@ -83,7 +82,7 @@ def load(
     config = read_object(path / "config.json", "the model's configuration")
     opened = get_backend(backend, device, config=config, pictures=pictures)
     access = PictureAccess(remote=allow_remote_images)
-    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name, access, fetched)
+    return Scorer(path, opened.classifier(path, dtype=dtype, mesh=mesh), opened.name, access)
 
 
 class Scorer:
@@ -98,20 +97,14 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        directory: Path,
-        classifier: Classifier,
-        backend: str,
-        access: PictureAccess = PictureAccess(),
-        fetched: Fetched | None = None,
+        self, directory: Path, classifier: Classifier, backend: str, access: PictureAccess = PictureAccess()
     ) -> None:
-        """Reads config, tokenizer and template. `access` says where pictures may come from, `fetched` keeps a copy's files.
+        """Reads config, tokenizer and template. `access` says where pictures may come from.
 
         Raises:
             SourceError: One of these files is missing or damaged.
         """
         self.directory, self.classifier, self.backend, self.access = directory, classifier, backend, access
-        self._fetched = fetched
         self.config: JsonObject = read_object(directory / "config.json", "the model's configuration")
         texts = folder_encoder(directory, _max_length(directory, self.config), classifier.vocabulary_size)
         self.encoder = SideEncoder(texts, directory, self.config, read_optional_object(directory / "jaxconv.json"))

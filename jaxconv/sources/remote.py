@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading
 from jaxconv.sources.assets import FETCHED, is_fetched
-from jaxconv.storage import RemotePath, shown_as
+from jaxconv.storage import RemotePath, remote_path, shown_as
 
 REQUESTS = 8  # files that are fetched at once
 FOLDERS = frozenset(pattern.split("/")[0] for pattern in FETCHED if "/" in pattern)
@@ -31,6 +31,9 @@ class Fetched:
         self.directory.mkdir()
         weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
         shown_as(self.directory, folder)
+
+
+_KEPT: list[Fetched] = []
 
 
 def fetch_assets(folder: RemotePath, more: Sequence[str] = ()) -> Fetched:
@@ -59,3 +62,19 @@ def fetch_assets(folder: RemotePath, more: Sequence[str] = ()) -> Fetched:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(content)
     return fetched
+
+
+def small_files(address: str, more: Sequence[str]) -> Path:
+    """A directory with the small files of a folder, which lasts as long as the process.
+
+    Args:
+        address: The address of the folder.
+        more: Names of files that are brought beside those of every model.
+
+    Raises:
+        SourceError: The folder cannot be read.
+        UsageError: The address is not one that can be opened.
+    """
+    fetched = fetch_assets(remote_path(address), more)
+    _KEPT.append(fetched)
+    return fetched.directory

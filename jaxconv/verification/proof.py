@@ -32,7 +32,7 @@ from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.score_options import ScoreOptions, check_options
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
-from jaxconv.verification.source_files import SourceFiles, read_source
+from jaxconv.verification.source_files import SourceFiles, check_here, read_source
 from jaxconv.verification.structure import Structure, compare_tensors
 from jaxconv.verification.template import check_claimed_prompt, check_recorded_templates, check_template
 from jaxconv.verification.text import check_text
@@ -163,7 +163,7 @@ def prove(
     output = read_output(folder)
     options = replace(options, text_only=(output.record or {}).get("text_only") is True)
     raw = checkpoint or open_checkpoint(source.weights, options.step)
-    _check_here(source, raw, options)
+    check_here(source, raw, options)
     model = read_model(source, options, raw)
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
@@ -201,18 +201,10 @@ def prove(
     return Report(structure, head, scores, served, tuple(findings), tuple(notes))
 
 
-def _check_here(source: Source, raw: Checkpoint, options: ReadOptions) -> None:
-    """Raises `SourceError` for what lies in a store and is read by other libraries, which need files."""
-    if source.address is not None and raw.format == "safetensors":
-        raise need_here("verify has the safetensors library read", source.address)
-    if options.adapter is not None and is_address(options.adapter):
-        raise need_here("verify reads an adapter's", str(options.adapter))
-
-
 def _adapter(model: Model) -> AdapterFiles:
     if model.adapter is None:
         return AdapterFiles({}, {})
-    assert isinstance(model.adapter.path, Path)  # _check_here refuses others
+    assert isinstance(model.adapter.path, Path)  # check_here refuses others
     return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, model.family.head.weight})
 
 
