@@ -141,4 +141,4 @@ def forget_stores() -> None:
 
 
 STORES = {"memory": memory, "s3": s3, "gs": gcs, "az": azure}
-PARAMETERS = ["memory", "s3", "gs", pytest.param("az", marks=pytest.mark.slow)]
+PARAMETERS = ["memory", "s3", *(pytest.param(store, marks=pytest.mark.slow) for store in ("gs", "az"))]

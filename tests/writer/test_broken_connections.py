@@ -46,7 +46,7 @@ def convert(source: object, output: object) -> None:
     jaxconv.convert(source, output, token_ids=[5, 6], backend="numpy")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scheme", list(ENDPOINTS))
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.slow)])
 def test_twice(scheme: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading and writing go on after two broken connections each, and the bytes are right."""
     convert(model, tmp_path / "local")
@@ -63,7 +63,8 @@ def test_twice(scheme: str, model: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert bucket.read("written")["model.safetensors"] == expected
 
 
-@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", list(ENDPOINTS))
 def test_for_good(scheme: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that breaks every large transfer: an error with the address, and nothing left on either side."""
     with behind(scheme, monkeypatch) as (bucket, server):
