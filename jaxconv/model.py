@@ -38,7 +38,7 @@ from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisat
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 from jaxconv.sources.assets import check_processor
-from jaxconv.storage import located
+from jaxconv.storage import File, located
 
 
 @dataclass(frozen=True, slots=True)

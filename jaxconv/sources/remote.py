@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 from jaxconv.errors import SourceError
@@ -51,7 +52,8 @@ def fetch_assets(folder: RemotePath, more: Sequence[str] = ()) -> Fetched:
         if not entries:
             raise SourceError(f"{folder} does not exist or holds nothing. Check the address, and that you may list it.")
         names = [name for name, size in entries.items() if size is not None]
-        for inner in sorted(FOLDERS & {name for name, size in entries.items() if size is None}):
+        folders = [name for name, size in entries.items() if size is None]
+        for inner in sorted(name for name in folders if any(fnmatch(name, pattern) for pattern in FOLDERS)):
             names += [f"{inner}/{name}" for name, size in (folder / inner).entries().items() if size is not None]
         names = [name for name in names if is_fetched(name) or name in more]
         fetched = Fetched(folder)
