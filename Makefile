@@ -68,6 +68,7 @@ bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.flax_sources
 	$(VENV)/bin/python -m benchmarks.quantised
 	$(VENV)/bin/python -m benchmarks.pictures
+	$(VENV)/bin/python -m benchmarks.object_stores
 
 fuzz: $(STAMP)
 	$(VENV)/bin/python -m tests.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS),--inputs $(INPUTS))

@@ -13,15 +13,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import FileIdentity, TensorRef
+from jaxconv.checkpoint import TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject, is_finite_number, read_json
 from jaxconv.layouts.hf import standard_names
 from jaxconv.readers.safetensors import read_shard
+from jaxconv.storage import File, FileIdentity, read_blocks
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -83,15 +83,15 @@ class Adapter:
         files: What its files were when their headers were read.
     """
 
-    path: Path
+    path: File
     factors: Mapping[str, Factors]
     replaced: Mapping[str, TensorRef]
     base: str | None
     sha256: str
-    files: Mapping[Path, FileIdentity]
+    files: Mapping[File, FileIdentity]
 
 
-def read_adapter(directory: Path, named: Callable[[Sequence[str]], Mapping[str, str]] = standard_names) -> Adapter:
+def read_adapter(directory: File, named: Callable[[Sequence[str]], Mapping[str, str]] = standard_names) -> Adapter:
     """Reads the config and the header of an adapter.
 
     Args:
@@ -133,20 +133,22 @@ def read_adapter(directory: Path, named: Callable[[Sequence[str]], Mapping[str, 
             f"{path} holds {len(tensors)} tensors that do not pair up. The adapter is incomplete; copy it again."
         )
     names = named([*factors, *replaced])
-    with reading(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with reading(path):
+        for block in read_blocks(path, 0, identity.size):
+            digest.update(block)
     base = config.get("base_model_name_or_path")
     return Adapter(
         directory,
         {names[name]: entry for name, entry in factors.items()},
         {names[name]: ref for name, ref in replaced.items()},
         base if isinstance(base, str) else None,
-        digest,
+        digest.hexdigest(),
         {path: identity},
     )
 
 
-def _modules(tensors: Mapping[str, TensorRef], path: Path) -> dict[str, TensorRef]:
+def _modules(tensors: Mapping[str, TensorRef], path: File) -> dict[str, TensorRef]:
     """The tensors by their names without PEFT's prefix and the adapter's own name."""
     modules: dict[str, TensorRef] = {}
     for name, ref in tensors.items():
@@ -161,7 +163,7 @@ def _modules(tensors: Mapping[str, TensorRef], path: Path) -> dict[str, TensorRe
     return modules
 
 
-def _config(path: Path) -> JsonObject:
+def _config(path: File) -> JsonObject:
     config = read_json(path)
     if config is None:
         raise SourceError(f"--adapter {path.parent} has no {path.name}; expected the directory of a PEFT adapter.")

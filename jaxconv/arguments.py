@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxconv.errors import UsageError
+from jaxconv.errors import JaxconvError, UsageError
+from jaxconv.storage import in_users_terms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +44,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                     f"{function.__name__}: {name} is {value!r:.60}; expected {_describe(hints[name])}."
                     + (f" For one entry write [{value!r:.60}]." if isinstance(value, str) else "")
                 )
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except JaxconvError as error:
+            error.args = tuple(in_users_terms(part) if isinstance(part, str) else part for part in error.args)
+            raise
 
     return call
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading, unreadable
+from jaxconv.storage import File, FileIdentity, read_blocks, read_into
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,30 +57,10 @@ def safetensors_dtype(dtype: np.dtype[Any] | str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What changes when a file is replaced, cut, extended or written to."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @staticmethod
-    def of(status: os.stat_result) -> FileIdentity:
-        """The identity of the file that `status` describes."""
-        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-    @staticmethod
-    def of_files(paths: Iterable[Path]) -> dict[Path, FileIdentity]:
-        """The identity of each of `paths` that is a file."""
-        return {path: FileIdentity.of(path.stat()) for path in paths if path.is_file()}
-
-
-@dataclass(frozen=True, slots=True)
 class Extent:
     """Bytes of a file that already are a tensor in output form (little-endian, C order)."""
 
-    path: Path
+    path: File
     offset: int
     length: int
 
@@ -90,7 +71,7 @@ class TensorRef:
 
     `dtype` is a safetensors dtype name ("BF16"), `shape` the shape that `read()` returns; `take(ids, axis)`
     returns slices at `ids` along an axis, in that order, reading no more than it must.
-    `extent` is set when the bytes lie in a local file in output form, so that they can be copied unread. `computed` says that
+    `extent` is set when the bytes lie in a file in output form, so that they can be copied unread. `computed` says that
     a whole `read()` computes every element anew, so that of stacked layers one should be taken. `packed` is set where the
     elements are products of codes and scales, which take less memory.
     """
@@ -139,7 +120,7 @@ def mapped(ref: TensorRef) -> Array:
 
 
 def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Bytes of a file as an array whose pages are read on use.
+    """Bytes of a file as an array whose pages are read on use; those of an object in a store are read at once.
 
     If the file is cut afterwards, while its pages are read, the process ends with SIGBUS, which Python cannot catch.
 
@@ -153,6 +134,8 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
     """
     import numpy as np
 
+    if not isinstance(extent.path, Path):
+        return read_array(extent.path, extent.offset, dtype, shape)
     try:
         with extent.path.open("rb") as file:
             size, end = os.fstat(file.fileno()).st_size, extent.offset + extent.length
@@ -165,13 +148,36 @@ def map_extent(extent: Extent, dtype: str, shape: tuple[int, ...]) -> Array:
         raise unreadable(extent.path, error) from error
 
 
+def read_array(file: File, offset: int, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Bytes of a file as an array in memory.
+
+    Args:
+        file: The file.
+        offset: The first byte.
+        dtype: The safetensors dtype name of the array.
+        shape: The shape of the array.
+
+    Raises:
+        SourceError: The file cannot be read, or ends too early.
+    """
+    import numpy as np
+
+    array = np.empty(shape, numpy_dtype(dtype))
+    view = memoryview(array.reshape(-1).view(np.uint8).data)
+    with reading(file):
+        count = read_into(file, view, offset)
+    if count < len(view):
+        raise SourceError(f"{file} ended at byte {offset + count}; expected {offset + len(view)} bytes. Download it again.")
+    return array
+
+
 def sample(ref: TensorRef) -> bytes:
     """64 bytes from the middle of the tensor of `ref` if it lies in a file; else none, because all of it would be read."""
     if ref.extent is None:
         return b""
-    with reading(ref.extent.path), ref.extent.path.open("rb") as file:
-        file.seek(ref.extent.offset + ref.extent.length // 2)
-        return file.read(min(64, ref.extent.length - ref.extent.length // 2))
+    middle = ref.extent.length // 2
+    with reading(ref.extent.path):
+        return b"".join(read_blocks(ref.extent.path, ref.extent.offset + middle, min(64, ref.extent.length - middle)))
 
 
 def dominant_dtype(tensors: Iterable[TensorRef]) -> str:
@@ -186,7 +192,7 @@ def dominant_dtype(tensors: Iterable[TensorRef]) -> str:
 class ShardFile:
     """A whole safetensors file: its tensors in file order, its size in bytes, and its `__metadata__`."""
 
-    path: Path
+    path: File
     tensors: tuple[str, ...]
     nbytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -210,7 +216,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     headers_only: bool = False
-    files: Mapping[Path, FileIdentity] = field(default_factory=dict)
+    files: Mapping[File, FileIdentity] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -25,7 +25,7 @@ from jaxconv.plan import Plan, PlanOptions, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
-from jaxconv.writer import OutputFile, check_output, plan_files, staged_output, write_files, write_share
+from jaxconv.writer import OutputFile, check_output, check_provable, output_place, plan_files, staged_output, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 
@@ -52,7 +52,7 @@ class ConversionResult:
     """What a conversion did.
 
     Attributes:
-        output: The output directory; None after a dry run.
+        output: The output directory, or its address; None after a dry run.
         plan: Every decision.
         backend: The backend that computed the head.
         device: The device that computed the head.
@@ -63,7 +63,7 @@ class ConversionResult:
         process_id: Which of several processes this is; the first proves and reports.
     """
 
-    output: Path | None
+    output: Path | str | None
     plan: Plan
     backend: str
     device: str
@@ -134,8 +134,8 @@ def convert(
     """Converts a causal-LM reranker into a sequence classifier.
 
     Args:
-        source: A directory, a hub id, or the URI of an Orbax checkpoint.
-        output: The directory to create.
+        source: A directory, a hub id, or an address like gs://bucket/run.
+        output: The directory or address to create.
         preset: A known reranker (see `jaxconv presets`); found from the source if None.
         method: "from_2_way_softmax" (true row minus false row) or "no_post_processing" (the rows themselves); by default
             the preset's, else the former for two tokens.
@@ -149,7 +149,7 @@ def convert(
         base: A model whose config and tokenizer are used, for sources that hold only weights.
         layout: The layout of the tensor names; detected if None.
         step: The step of a checkpoint manager's root; the newest if None.
-        adapter: The directory of a PEFT LoRA adapter to merge.
+        adapter: The directory or address of a PEFT LoRA adapter to merge.
         dequantize: Make bfloat16 numbers of the arrays that AQT or Qwix quantised.
         text_only: Of a model of pictures and text take the language model alone: exact for pairs of text.
         dtype: Cast the backbone to "float32", "bfloat16" or "float16"; as stored if None.
@@ -221,12 +221,14 @@ def convert_resolved(
         processes: The processes that share the work.
     """
     started = time.monotonic()
-    target = Path(output).expanduser()
-    check_output(output, tuple(path for path in (source.weights, source.assets) if isinstance(path, Path)), request.write)
+    target = output_place(output)
+    check_output(target, (source.weights, source.assets), request.write)
     options = (request.read, request.plan, request.write, request.dry_run, request.verify)
     agree(processes, lambda: {"option": options, "config.json": read_config(source)})
     backend = get_backend(request.backend, request.device)
     plan = make_plan(read_model(source, request.read, opened), request.plan)
+    if request.verify or plan.model.family.by_proof:
+        check_provable(target)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)
     head = compute_head(rows, biases, plan.method, plan.model.transform, plan.calibration, backend)
     score = head.tensors(plan.model.family.head.score)
@@ -236,14 +238,14 @@ def convert_resolved(
     done: dict[str, str] = {}
     report = None
     if not request.dry_run:
-        with staged_output(target, request.write, processes) as stage:
+        with staged_output(target, request.write, [*(file.name for file in weights), *others], processes) as stage:
             written = write_share(weights, stage, processes, options=request.write, progress=request.progress)
             done = {name: file.how for name, file in written.items()}
             if processes.rank == 0:
                 hashes = {name: file.sha256 for name, file in written.items() if file.sha256 is not None}
-                write_files(_hashed(plan, head, others, hashes) if request.write.hash else others, stage)
-                if request.verify or plan.model.family.by_proof:
-                    report = _prove(plan, stage, request, opened)
+                stage.write(_hashed(plan, head, others, hashes) if request.write.hash else others)
+                if stage.local is not None and (request.verify or plan.model.family.by_proof):
+                    report = _prove(plan, stage.local, request, opened)
     return ConversionResult(
         output=None if request.dry_run else target,
         plan=plan,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
-from pathlib import Path
 
 from jaxconv.errors import SourceError
+from jaxconv.storage import File, is_address
 
+REMOTE = "Check the address, the credentials and the network."
 REMEDIES = {
     errno.EIO: "Check the disk, or download it again.",
     errno.ENODEV: "Copy it to a file system whose files can be mapped into memory.",
@@ -17,15 +18,15 @@ REMEDIES = {
 }
 
 
-def unreadable(path: Path, error: OSError) -> SourceError:
+def unreadable(path: File | str, error: OSError) -> SourceError:
     """The error for the file `path`, or the one in it that `error` names, which could not be read."""
-    path = Path(error.filename) if isinstance(error.filename, str) else path
-    remedy = REMEDIES.get(error.errno or 0, "Make it a readable file.")
-    return SourceError(f"{path} cannot be read: {error.strerror or error}. {remedy}")
+    name = error.filename if isinstance(error.filename, str) else str(path)
+    remedy = REMOTE if is_address(name) else REMEDIES.get(error.errno or 0, "Make it a readable file.")
+    return SourceError(f"{name} cannot be read: {error.strerror or error}. {remedy}")
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: File | str) -> Iterator[None]:
     """Turns an OSError of the block, which reads the file `path`, into a `SourceError`."""
     try:
         yield

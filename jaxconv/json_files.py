@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import unreadable
+from jaxconv.storage import File
 
 Unchecked: TypeAlias = Any  # a value that somebody else wrote and nobody has looked at yet
 JsonObject: TypeAlias = Mapping[str, Unchecked]
@@ -36,7 +36,7 @@ def parse_json(raw: bytes | str, name: str, remedy: str, pairs: Callable[[Pairs]
         raise SourceError(f"{name} is not valid JSON ({error}). {remedy}") from None
 
 
-def read_json(path: Path, remedy: str = "Download it again.") -> Unchecked:
+def read_json(path: File, remedy: str = "Download it again.") -> Unchecked:
     """The JSON document of a file, or None if the file does not exist.
 
     Args:
@@ -55,7 +55,7 @@ def read_json(path: Path, remedy: str = "Download it again.") -> Unchecked:
     return parse_json(raw, str(path), remedy)
 
 
-def read_optional_object(path: Path, remedy: str = "Download it again.") -> JsonDict | None:
+def read_optional_object(path: File, remedy: str = "Download it again.") -> JsonDict | None:
     """The JSON object of a file, or None if the file does not exist.
 
     Args:
@@ -71,7 +71,7 @@ def read_optional_object(path: Path, remedy: str = "Download it again.") -> Json
     return document
 
 
-def read_object(path: Path, purpose: str) -> JsonDict:
+def read_object(path: File, purpose: str) -> JsonDict:
     """The JSON object of a file that must exist.
 
     Args:

@@ -14,6 +14,7 @@ from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families import Family, HeadNames
 from jaxconv.readers import NOT_APPLIED
+from jaxconv.storage import File
 
 STRIP = 1 << 20  # bytes of float32 rows that are merged at once: what caches hold
 THREADS = min(4, os.cpu_count() or 1)
@@ -61,10 +62,16 @@ def merge_adapter(checkpoint: Checkpoint, adapter: Adapter, family: Family, tied
         tensors[name] = _merged(tensors[name], factors)
     note = f"the adapter {adapter.path.name} is merged into {len(changed)} tensors, in float32 and rounded once."
     notes = checkpoint.notes
-    if adapter.path.resolve() == Path(checkpoint.path).resolve():
+    if _same_directory(adapter.path, checkpoint.path):
         notes = tuple(text for text in notes if NOT_APPLIED not in text)
     files = {**checkpoint.files, **adapter.files}
     return replace(checkpoint, tensors=tensors, files=files, notes=(*notes, note))
+
+
+def _same_directory(adapter: File, checkpoint: str) -> bool:
+    if isinstance(adapter, Path):
+        return adapter.resolve() == Path(checkpoint).resolve()
+    return str(adapter) == checkpoint
 
 
 def _check_vocabulary(checkpoint: Checkpoint, adapter: Adapter, family: Family) -> None:

@@ -38,6 +38,7 @@ from jaxconv.quantisation.reading import PackedBackbone, check_packed, quantisat
 from jaxconv.readers import explain, open_checkpoint
 from jaxconv.sources import Source
 from jaxconv.sources.assets import check_processor
+from jaxconv.storage import File, located
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class ReadOptions:
     Attributes:
         layout: The layout of the tensor names; detected if None.
         step: The step of a checkpoint manager's root; the newest if None.
-        adapter: The directory of a PEFT LoRA adapter that is merged into the tensors.
+        adapter: The directory or address of a PEFT LoRA adapter that is merged into the tensors.
         dequantize: Whether the arrays of a tree that AQT or Qwix quantised are made bfloat16 numbers; None: if it has any.
         text_only: Whether the language model of a composite is taken alone.
     """
@@ -153,7 +154,7 @@ def read_model(
     stored = (checkpoint if whole is None else everything).tensors.values()
     packed = None if quantised is None else check_packed(checkpoint, quantised, family, config)
     backbone = set(check_backbone(checkpoint, family, config) if packed is None else packed.tensors)
-    adapter = None if options.adapter is None else _read_adapter(Path(options.adapter).expanduser(), family, checkpoint)
+    adapter = None if options.adapter is None else _read_adapter(located(options.adapter), family, checkpoint)
     if adapter is not None:
         checkpoint = merge_adapter(checkpoint, adapter, family, tied=tie_word_embeddings(family, config)[0])
     with_head, head_record = (checkpoint, "") if packed is None else with_plain_head(checkpoint, family)
@@ -182,7 +183,7 @@ def read_model(
     )
 
 
-def _read_adapter(directory: Path, family: Family, checkpoint: Checkpoint) -> Adapter:
+def _read_adapter(directory: File, family: Family, checkpoint: Checkpoint) -> Adapter:
     """The adapter, its tensors named as the checkpoint's."""
     if family.composite is None:
         return read_adapter(directory)

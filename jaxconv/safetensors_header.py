@@ -9,21 +9,21 @@ import contextlib
 import gc
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from jaxconv.checkpoint import DTYPE_BITS, FileIdentity
+from jaxconv.checkpoint import DTYPE_BITS
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import unreadable
 from jaxconv.json_files import JsonDict, Pairs, Unchecked, parse_json
+from jaxconv.storage import File, FileIdentity, identity_of, read_blocks
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation
 ENTRY = ("dtype", "shape", "data_offsets")
 DTYPES = {name: name for name in DTYPE_BITS}  # a name is kept once, however many tensors have it
+FIRST_READ = 100_000  # bytes, in which most headers end
 MAX_NUMBER = 1 << 63  # no dimension or offset is larger
 REMEDY = "Download it again."
 
@@ -48,7 +48,7 @@ class Header:
     identity: FileIdentity
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: File) -> Header:
     """Reads and checks the header of the file at `path`.
 
     Raises:
@@ -70,7 +70,7 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _checked_header(path: Path) -> Header:
+def _checked_header(path: File) -> Header:
     document, data_start, identity = _read_document(path)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -81,21 +81,21 @@ def _checked_header(path: Path) -> Header:
     return Header(dict(entries), {key: str(value) for key, value in metadata.items()}, data_start, identity)
 
 
-def _read_document(path: Path) -> tuple[JsonDict, int, FileIdentity]:
+def _read_document(path: File) -> tuple[JsonDict, int, FileIdentity]:
     """The JSON of the header, the offset of the data, and the identity of the file."""
     try:
-        with path.open("rb") as file:
-            identity = FileIdentity.of(os.fstat(file.fileno()))
-            size = identity.size
-            if size < 8:
-                raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size - 8, MAX_HEADER):
-                raise SourceError(
-                    f"{path}: the header claims {length} bytes, the file has {size} (limit {MAX_HEADER}). "
-                    "It is truncated or not a safetensors file; download it again."
-                )
-            raw = file.read(length)
+        identity = identity_of(path)
+        size = identity.size
+        if size < 8:
+            raise SourceError(f"{path} has {size} bytes; a safetensors file has at least 8. {REMEDY}")
+        start = b"".join(read_blocks(path, 0, min(size, FIRST_READ)))
+        length = int.from_bytes(start[:8], "little")
+        if length > min(size - 8, MAX_HEADER):
+            raise SourceError(
+                f"{path}: the header claims {length} bytes, the file has {size} (limit {MAX_HEADER}). "
+                "It is truncated or not a safetensors file; download it again."
+            )
+        raw = start[8 : 8 + length] + b"".join(read_blocks(path, len(start), 8 + length - len(start)))
     except OSError as error:
         raise unreadable(path, error) from None
     document = parse_json(raw, f"{path}: the header", REMEDY, _compact)
@@ -112,7 +112,7 @@ def _compact(pairs: Pairs) -> Unchecked:
     return tuple(document[key] for key in ENTRY) if document.keys() >= set(ENTRY) else document
 
 
-def _entry(path: Path, name: str, value: Unchecked) -> Entry:
+def _entry(path: File, name: str, value: Unchecked) -> Entry:
     """One checked entry of a header."""
     try:
         stored, sizes, (begin, end) = value if type(value) is tuple else ()  # no other JSON value becomes a tuple
@@ -136,7 +136,7 @@ def _entry(path: Path, name: str, value: Unchecked) -> Entry:
     return Entry(dtype, shape, begin, end)
 
 
-def _check_contiguous(path: Path, entries: Iterable[tuple[str, Entry]], data_start: int, file_size: int) -> None:
+def _check_contiguous(path: File, entries: Iterable[tuple[str, Entry]], data_start: int, file_size: int) -> None:
     end = 0
     for name, entry in entries:
         if entry.begin != end:

@@ -14,9 +14,12 @@ from jaxconv.errors import SourceError, UsageError
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject, Unchecked, read_object, read_optional_object
 from jaxconv.pictures import EncodedPrompt, PictureAccess, PictureArrays, SideEncoder, SideLike, SideText, side_of
+from jaxconv.sources.remote import small_files
+from jaxconv.storage import is_address
 from jaxconv.text.encoding import folder_encoder
 from jaxconv.text.prompt import TEMPLATE_NAME
 
+OUTPUT_FILES = (TEMPLATE_NAME, "jaxconv.json")  # of an output, beside what a source has
 PICTURED = 16  # pairs whose pictures are in memory at a time
 DEFAULT_LENGTH = 32768  # of a prompt in tokens, if config.json has no max_position_embeddings
 
@@ -49,7 +52,7 @@ def load(
     """Loads a converted directory for scoring.
 
     Args:
-        directory: A directory that `convert` wrote.
+        directory: A directory that `convert` wrote, or its address; weights are then read by ranges.
         backend: "jax", "torch", or "auto": JAX if it is installed and runs the model, else PyTorch.
         device: "cpu", "gpu", "tpu", or "auto": an accelerator if the framework has one, else the CPU.
         dtype: The dtype of the backbone: "float32", "bfloat16" or "float16". The score head is float32 in any case.
@@ -70,8 +73,8 @@ def load(
         >>> model.score("capital of France?", ["Paris is the capital.", "Cats sleep."])
         [0.98, 0.03]
     """
-    path = Path(directory).expanduser()
     check_dtype(dtype)
+    path = small_files(str(directory), OUTPUT_FILES) if is_address(directory) else Path(directory).expanduser()
     template = (TEMPLATE_NAME,) if (path / "jaxconv.json").is_file() else ()  # other classifiers may have none
     for name in ("config.json", "tokenizer.json", *template):
         if not (path / name).is_file():

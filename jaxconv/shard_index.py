@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from jaxconv.errors import SourceError
 from jaxconv.json_files import read_object
+from jaxconv.storage import File, RemotePath
 
+F = TypeVar("F", Path, RemotePath, File)
 MAX_NAME = 255  # bytes of a file name on Linux
 LISTED = 5
 # Buffers that are computed from the config: an index may leave them out.
@@ -17,7 +20,7 @@ BUFFER = re.compile(r"(.*[./])?rotary_emb[./]inv_freq")
 HEAD = re.compile(r"(.*[./])?lm_head[./](weight|kernel)")
 
 
-def read_weight_map(index: Path) -> dict[str, str]:
+def read_weight_map(index: File) -> dict[str, str]:
     """The checked `weight_map` of the file `index`: tensor name -> plain file name in the index's directory.
 
     Raises:
@@ -42,7 +45,7 @@ def _is_plain(name: str) -> bool:
     return len(name.encode("utf-8", "replace")) <= MAX_NAME and name.isprintable()
 
 
-def shard_files(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
+def shard_files(index: F, weight_map: Mapping[str, str]) -> list[F]:
     """The files that an index names, sorted.
 
     Args:
@@ -62,7 +65,7 @@ def shard_files(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
     return [index.parent / file for file in files]
 
 
-def check_index(index: Path, weight_map: Mapping[str, str], files: Mapping[str, str]) -> None:
+def check_index(index: File, weight_map: Mapping[str, str], files: Mapping[str, str]) -> None:
     """Compares an index with its shards.
 
     Args:

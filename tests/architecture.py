@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxconv", "torch_backend")
 # The storeys of the house from the ground up. A module imports from its own room and from rooms below.
 ROOMS = (
-    "torch_backend", "version", "errors", "file_errors", "json_files", "checkpoint", "safetensors_header",
+    "torch_backend", "version", "errors", "storage", "file_errors", "json_files", "checkpoint", "safetensors_header",
     "shard_index", "arguments", "activation", "consumers", "environment", "sources", "readers", "layouts", "families",
     "quantisation", "adapter", "merge", "text", "pictures", "models", "backends", "head", "tokens", "presets", "model",
     "model_warnings", "plan", "distributed", "writer", "bundle", "inspection", "pairs", "scoring", "verification", "upload",

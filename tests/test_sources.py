@@ -262,3 +262,26 @@ def test_a_local_base_is_recorded_by_its_name(qwen3: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "out" / "jaxconv.json").read_text())["base"] == {"name": qwen3.name}
     with pytest.raises(UsageError, match="--base DIR"):
         jaxconv.push(tmp_path / "out", "team/model", source=qwen3)
+
+
+def test_a_model_of_the_hub_is_read_by_ranges(tmp_path: Path) -> None:
+    """`hf://` leaves nothing in the hub's cache, pins the commit, and gives the bytes of the folder."""
+    folder = tiny_checkpoint(tmp_path / "repo", "qwen3", shards=3, tie=False)
+    with serving({"team/reranker": folder}) as server:
+        found = convert(server.url, tmp_path, "hf://team/reranker@v1")
+        assert found.returncode == 0, found.stderr
+        assert all(COMMIT in line for line in server.requests if line.endswith(".safetensors"))
+        assert {name for _, name, _ in server.ranges} >= {path.name for path in folder.glob("*.safetensors")}
+    record = json.loads((tmp_path / "out" / "jaxconv.json").read_text())
+    assert record["source"] == "team/reranker" and record["revision"] == COMMIT
+    jaxconv.convert(folder, tmp_path / "local", token_ids=[5, 6], backend="numpy")
+    for path in (tmp_path / "local").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+def test_hub_options_belong_to_hub_ids(tmp_path: Path) -> None:
+    """A revision of an address is part of it, and is not passed over in silence beside it."""
+    for options in ({"revision": "v1"}, {"token": TOKEN}):
+        with pytest.raises(UsageError, match=r"Write hf://owner/name@revision"):
+            jaxconv.convert("hf://team/reranker", tmp_path / "out", token_ids=[5, 6], **options)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from jaxconv.models.token_ids import check_token_ids
 from jaxconv.pictures import PictureArrays, missing_packages
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
+from jaxconv.storage import original
 
 if TYPE_CHECKING:
     from torch_backend.models import TorchClassifier
@@ -61,7 +62,7 @@ class TorchBackend:
         if mesh is not None:
             raise UsageError("mesh is for the JAX backend; the torch backend runs on one device.")
         config = read_object(directory / "config.json", "the model's configuration")
-        checkpoint = open_checkpoint(directory)
+        checkpoint = open_checkpoint(original(directory))
         score = score_layer(checkpoint.tensors)
         if score is None:
             raise SourceError(f"{directory} has no score.weight; expected a converted classifier. Run jaxconv convert.")

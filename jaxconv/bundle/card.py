@@ -102,7 +102,7 @@ def card(plan: Plan) -> str:
         quantisation=f"\n{ONLINE}\n" if plan.model.packed is None else "",
         local=local_use(plan),
         architecture=plan.model.family.target_architecture,
-        source=source or "a local checkpoint",
+        source=source or plan.model.source.address or "a local checkpoint",
         revision=f" at revision `{plan.model.source.revision}`" if plan.model.source.revision else "",
         cast=_kept(plan),
         method=plan.method,

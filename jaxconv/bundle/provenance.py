@@ -13,6 +13,7 @@ from jaxconv.bundle.sentence_transformers import NAMED_TEMPLATE
 from jaxconv.head import ScoreHead
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.plan import Plan
+from jaxconv.storage import is_address
 from jaxconv.text.prompt import TEMPLATE_NAME
 from jaxconv.version import __version__
 
@@ -31,7 +32,7 @@ def provenance(plan: Plan, head: ScoreHead) -> JsonDict:
     return {
         "jaxconv": __version__,
         "libraries": _versions((*LIBRARIES, *(PROVERS if model.family.by_proof else ()))),
-        "source": model.source.hub_id or _file_name(model.source.weights),
+        "source": model.source.hub_id or model.source.address or _file_name(model.source.weights),
         "revision": model.source.revision,
         **_base(plan),
         "format": model.format,
@@ -64,7 +65,9 @@ def with_hashes(record: JsonObject, sha256: Mapping[str, str]) -> JsonDict:
 
 
 def _file_name(path: Path | str) -> str:
-    """The last part of `path`, in which bytes that are not UTF-8 are replaced."""
+    """The last part of `path`, in which bytes that are not UTF-8 are replaced. An address is given whole."""
+    if is_address(path):
+        return str(path)
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import pkgutil
 import sys
@@ -16,6 +17,8 @@ from jaxconv.cli._output import discard_stdout, stdout_fails
 from jaxconv.cli._signals import Interrupted, interruptible
 from jaxconv.distributed.supervisor import supervised
 from jaxconv.errors import JaxconvError
+
+LOGGING = ("gcsfs", "google.auth", "s3fs", "adlfs", "azure")
 
 
 def build_app() -> typer.Typer:
@@ -61,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     """Runs one command in this process."""
+    for library in LOGGING:
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # what they log with a traceback, our errors say in a line
     try:
         with interruptible():
             result = build_app()(args=arguments, standalone_mode=False)
@@ -68,7 +73,7 @@ def _run(arguments: list[str] | None) -> int:
                 sys.stdout.flush()  # here an error can still be reported
         return result if isinstance(result, int) else 0
     except JaxconvError as error:
-        _say(str(error))
+        _say(" ".join([str(error), *getattr(error, "__notes__", ())]))
         return error.exit_code
     except Interrupted as interruption:
         _say(" ".join([f"interrupted by {interruption}.", *getattr(interruption, "__notes__", ())]))

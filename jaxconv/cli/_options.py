@@ -11,7 +11,7 @@ import typer
 from jaxconv.cli._output import json_list
 from jaxconv.json_files import JsonDict, JsonObject
 
-Source = Annotated[str, typer.Argument(help="Directory, hub id or URI of the causal LM.")]
+Source = Annotated[str, typer.Argument(help="Directory, hub id or address of the causal LM.")]
 Preset = Annotated[Optional[str], typer.Option(help="A known reranker, see `jaxconv presets`.")]
 Method = Annotated[Optional[str], typer.Option(help="from_2_way_softmax or no_post_processing.")]
 Tokens = Annotated[
@@ -22,7 +22,7 @@ TokenIds = Annotated[Optional[str], typer.Option(help="JSON list of token ids in
 Base = Annotated[Optional[str], typer.Option(help="Model whose config and tokenizer are used, for sources of weights only.")]
 Layout = Annotated[Optional[str], typer.Option(help="Layout of the tensor names; detected by default.")]
 Step = Annotated[Optional[int], typer.Option(help="Step of a checkpoint manager's root; the newest by default.")]
-Adapter = Annotated[Optional[str], typer.Option(help="Directory of a PEFT LoRA adapter to merge.")]
+Adapter = Annotated[Optional[str], typer.Option(help="Directory or address of a PEFT LoRA adapter to merge.")]
 Dequantize = Annotated[bool, typer.Option("--dequantize", help="Make bfloat16 numbers of arrays that AQT or Qwix quantised.")]
 TextOnly = Annotated[
     bool, typer.Option("--text-only", help="Of a model of pictures and text take the language model alone, exact for text.")

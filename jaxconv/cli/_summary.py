@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxconv.bundle.card import serve_command
 from jaxconv.bundle.quantisation import readers
 from jaxconv.cli._output import human_bytes
 from jaxconv.conversion import ConversionResult
+from jaxconv.plan import Plan
+from jaxconv.storage import download_command
 
 
 def summary(result: ConversionResult, copy_mode: str) -> str:
@@ -38,10 +42,18 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
         lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
     lines += [f"warning     {warning}" for warning in (*plan.warnings, *plan.machine_warnings)]
     if result.output is not None:
-        lines.append(f"serve       {serve_command(plan, str(result.output))}")
+        lines.append(f"serve       {_serve(plan, result.output)}")
         if model.packed is None:
             lines.append(
                 '            with --quantization also --quantization-config \'{"ignore":["score"]}\', or the score row is '
                 "quantised too"
             )
     return "\n".join(lines)
+
+
+def _serve(plan: Plan, output: Path | str) -> str:
+    """How the output is served; vLLM wants it on a disk."""
+    if isinstance(output, Path):
+        return serve_command(plan, str(output))
+    directory = output.rpartition("/")[2]
+    return f"{download_command(output)} && {serve_command(plan, directory)}"

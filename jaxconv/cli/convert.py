@@ -19,8 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Optional[str], typer.Argument(help="Directory, hub id or URI of the causal LM.")] = None,
-    output: Annotated[Optional[str], typer.Argument(help="Directory to create.")] = None,
+    source: Annotated[
+        Optional[str], typer.Argument(help="Directory, hub id or address (gs://, s3://, az://, hf://) of the causal LM.")
+    ] = None,
+    output: Annotated[Optional[str], typer.Argument(help="Directory or address to create.")] = None,
     model_name: Annotated[
         Optional[str], typer.Option("--model_name", "--model-name", help="SOURCE, as in vLLM's script.")
     ] = None,

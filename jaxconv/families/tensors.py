@@ -12,6 +12,7 @@ from jaxconv.errors import RefusedError, SourceError
 from jaxconv.families.family import Family, HeadNames, text_config
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonObject
+from jaxconv.storage import read_blocks
 
 # What the name of a tensor without a place tells.
 UNEXPECTED = {
@@ -238,10 +239,8 @@ def _equal(x: TensorRef, y: TensorRef, compare: Rows) -> bool:
 
 
 def _blocks(extent: Extent) -> Iterator[bytes]:
-    with reading(extent.path), extent.path.open("rb") as file:
-        file.seek(extent.offset)
-        for start in range(0, extent.length, COMPARE_BYTES):
-            yield file.read(min(COMPARE_BYTES, extent.length - start))
+    with reading(extent.path):
+        yield from read_blocks(extent.path, extent.offset, extent.length, COMPARE_BYTES)
 
 
 def _equal_values(x: TensorRef, y: TensorRef) -> bool:

@@ -25,6 +25,7 @@ from jaxconv.models.vision.prompts import load_tower, prompt_batches
 from jaxconv.pictures import PictureArrays
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
+from jaxconv.storage import original
 
 
 class Classifier(nnx.Module):
@@ -75,7 +76,7 @@ class JaxClassifier:
             UsageError: The decoder does not run this model.
         """
         config = read_object(directory / "config.json", "the model's configuration")
-        checkpoint = open_checkpoint(directory)
+        checkpoint = open_checkpoint(original(directory))
         layer = score_layer(checkpoint.tensors)
         weight, bias = (checkpoint.tensors.get(f"{layer}.{name}") for name in ("weight", "bias"))
         if weight is None:

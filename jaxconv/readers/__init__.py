@@ -85,9 +85,14 @@ def _opened(weights: Path | str, step: int | None) -> Checkpoint:
                     "Name the directory of the step that you mean, without --step."
                 )
             checkpoint = reader.open(weights, step)
-            beside = notes_on_neighbours(weights, checkpoint) if isinstance(weights, Path) and weights.is_dir() else ()
+            beside = notes_on_neighbours(weights, checkpoint) if _has_neighbours(weights, checkpoint) else ()
             return replace(checkpoint, notes=(*checkpoint.notes, *beside))
     raise SourceError(_unrecognised(weights))
+
+
+def _has_neighbours(weights: Path | str, checkpoint: Checkpoint) -> bool:
+    """Whether other files may lie beside the weights; among the steps of a bucket nobody looks for them."""
+    return weights.is_dir() if isinstance(weights, Path) else checkpoint.format.endswith("safetensors")
 
 
 def _unrecognised(weights: Path | str) -> str:

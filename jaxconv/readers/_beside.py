@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from fnmatch import fnmatch
 from pathlib import Path
 
 from jaxconv.checkpoint import Checkpoint
+from jaxconv.storage import remote_path
 
 ADAPTER = ("adapter_config.json", "adapter_model*")
 TRAINING_STATE = (
@@ -21,14 +23,14 @@ LISTED = 3
 NOT_APPLIED = "which is not applied"
 
 
-def notes_on_neighbours(directory: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
+def notes_on_neighbours(directory: Path | str, checkpoint: Checkpoint) -> tuple[str, ...]:
     """A sentence for each kind of file beside the weights that was not read: an adapter, training state, other weights.
 
     Args:
-        directory: The directory of the weights.
+        directory: The directory or address of the weights.
         checkpoint: The checkpoint that was opened there.
     """
-    names = sorted(entry.name for entry in directory.iterdir())
+    names = sorted(remote_path(directory).entries()) if isinstance(directory, str) else sorted(os.listdir(directory))
     files_read = {ref.extent.path.name for ref in checkpoint.tensors.values() if ref.extent is not None}
     adapter = [name for name in names if _fits(name, ADAPTER)]
     state = [name for name in names if _fits(name, TRAINING_STATE)]

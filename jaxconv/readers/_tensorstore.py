@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, FileIdentity, TensorRef, numpy_dtype
+from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.readers._last_read import LastRead
+from jaxconv.storage import File, FileIdentity, RemotePath, RemoteTree, available, identities_of
 
 MAX_PART = 255  # bytes of a name between two slashes on Linux
 MAX_PADDING = 1 << 26  # bytes by which a chunk may exceed twice its array
@@ -62,9 +63,18 @@ class Location:
             return None
         return sorted({key.decode(errors="replace").split("/")[0] for key in keys if b"/" in key})
 
-    def identities(self) -> dict[Path, FileIdentity]:
-        """The files below as they are now, to notice that one changes; empty for a URI."""
-        return FileIdentity.of_files(self.root.rglob("*")) if isinstance(self.root, Path) else {}
+    def identities(self) -> dict[File, FileIdentity]:
+        """The files below as they are now, to notice that one changes; empty where fsspec cannot list them."""
+        if isinstance(self.root, Path):
+            return identities_of(self.root.rglob("*"))
+        folder = available(self.root)
+        if not isinstance(folder, RemotePath):
+            return {}
+        tree = RemoteTree(folder.address, folder.store)
+        try:
+            return {tree: tree.identity()}
+        except OSError:  # TensorStore has credentials of its own
+            return {}
 
     def kvstore(self, path: str = "") -> JsonDict | str:
         """This directory, or the one at `path` below it, as a TensorStore key-value store."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.readers._last_read import LastRead
 from jaxconv.readers._msgpack import StoredArray, looks_like_msgpack, scan
 from jaxconv.readers._training_state import Keys, parameter_names
 from jaxconv.readers.safetensors import file_tensor
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
+from jaxconv.storage import identities_of
 
 FORMAT = "flax_msgpack"
 PRIORITY = 1
@@ -47,7 +48,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     single = _single(folder)
     if single is not None and (folder / INDEX).is_file():
         raise SourceError(f"{folder} holds both {SINGLE} and {INDEX}. Expected one of them; remove the one that is stale.")
-    files = FileIdentity.of_files(folder.glob("*.msgpack"))
+    files = identities_of(folder.glob("*.msgpack"))
     leaves = scan(single) if single is not None else _indexed(folder)
     arrays = {keys: leaf for keys, leaf in leaves.items() if leaf is not None}
     names, notes = parameter_names(arrays, str(folder))

@@ -16,6 +16,7 @@ from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonDict, JsonObject, parse_json
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
+from jaxconv.storage import missing_extra
 
 FORMAT = "orbax"
 PRIORITY = 5
@@ -58,9 +59,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     item, step_notes = _find(location, step)
     if item is None:
         below = ", ".join((location.folders() or [])[:8]) or "nothing"
-        elsewhere = (
-            "" if isinstance(weights, Path) else " Other formats are read from local directories only: download those."
-        )
+        elsewhere = "" if isinstance(weights, Path) else f" {_elsewhere(weights)}"
         raise SourceError(
             f"{weights} holds no Orbax checkpoint (it has {below}); expected {TREE}, {MANIFEST} or steps with them. "
             f"Point at the directory of one step or item; where directories cannot be listed, pass --step.{elsewhere}"
@@ -72,6 +71,13 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
         raise SourceError(f"{where}: two arrays have the same name; expected one of each. Save the checkpoint again.")
     tensors = open_tensors({names[keys]: specs[keys] for keys in names}, where)
     return Checkpoint(FORMAT, where, tensors, files=files, notes=(*step_notes, *notes))
+
+
+def _elsewhere(address: str) -> str:
+    """What to do about another format at an address."""
+    others = "Formats other than Orbax and safetensors are read from local directories only: download those."
+    extra = missing_extra(address)
+    return others if extra is None else f"{others} safetensors there need: pip install 'jaxconv[{extra}]'"
 
 
 def _find(location: Location, step: int | None) -> tuple[Location | None, tuple[str, ...]]:

@@ -5,7 +5,6 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,16 @@ from jaxconv.checkpoint import (
     Array,
     Checkpoint,
     Extent,
-    FileIdentity,
     ShardFile,
     TensorRef,
     map_extent,
-    numpy_dtype,
+    read_array,
 )
 from jaxconv.errors import SourceError
-from jaxconv.file_errors import reading
 from jaxconv.json_files import read_optional_object
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of, read_header, uncollected
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
+from jaxconv.storage import File, FileIdentity, available, located
 
 FORMAT = "safetensors"
 PRIORITY = 0
@@ -36,20 +34,21 @@ RESERVED = frozenset({SINGLE, "model-score.safetensors", "model-backbone.safeten
 
 def matches(weights: Path | str) -> bool:
     """Whether `weights` is a directory with a safetensors model, single or indexed."""
-    return isinstance(weights, Path) and any((weights / name).is_file() for name in (SINGLE, INDEX))
+    folder = available(weights)
+    return folder is not None and any((folder / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     """The tensors of a directory with `model.safetensors`, or with shards and their index.
 
     Args:
-        weights: The directory.
+        weights: The directory, or its address in an object store.
         step: Not used: a directory holds one step.
 
     Raises:
         SourceError: A file is missing or damaged, or index and files disagree.
     """
-    folder = Path(weights)
+    folder = located(weights)
     shards = [read_shard(folder / SINGLE)] if _is_single(folder) else _indexed(folder / INDEX)
     metadata = {key: value for shard, _, _ in shards for key, value in shard.metadata.items()}
     files = tuple(file for file, _, _ in shards)
@@ -67,7 +66,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
 Shard = tuple[ShardFile, dict[str, TensorRef], FileIdentity]
 
 
-def _is_single(folder: Path) -> bool:
+def _is_single(folder: File) -> bool:
     """Whether the model is one file: without an index, or with one that names that file alone, as MLX writes it.
 
     Raises `SourceError` where there are both and the index names other files.
@@ -91,7 +90,7 @@ def _can_keep_name(name: str) -> bool:
     return name.endswith(".safetensors") and name not in RESERVED
 
 
-def _indexed(index: Path) -> list[Shard]:
+def _indexed(index: File) -> list[Shard]:
     weight_map = read_weight_map(index)
     shards = [read_shard(file) for file in shard_files(index, weight_map)]
     files: dict[str, str] = {}
@@ -107,7 +106,7 @@ def _indexed(index: Path) -> list[Shard]:
     return shards
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: File) -> Shard:
     """Reads and checks the header of the file at `path`.
 
     Returns:
@@ -163,18 +162,7 @@ class _FileTensor:
         return np.stack(rows)
 
 
-def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: Path, offset: int) -> Array:
-    import numpy as np
-
+def _read_array(name: str, dtype: str, shape: tuple[int, ...], path: File, offset: int) -> Array:
     if dtype not in NUMPY_NAMES:
         raise SourceError(f"{path}: tensor {name} is {dtype}, which can be copied but not read as numbers.")
-    array = np.empty(shape, numpy_dtype(dtype))
-    view = memoryview(array.reshape(-1).view(np.uint8).data)
-    with reading(path), path.open("rb", buffering=0) as file:
-        done = 0
-        while done < len(view):
-            count = os.preadv(file.fileno(), [view[done:]], offset + done)
-            if count == 0:
-                raise SourceError(f"{path} ended at byte {offset + done} while {name} was read. Download it again.")
-            done += count
-    return array
+    return read_array(path, offset, dtype, shape)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Array, Checkpoint, FileIdentity, TensorRef, numpy_dtype
+from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading
 from jaxconv.shard_index import check_index, read_weight_map, shard_files
+from jaxconv.storage import identities_of
 
 FORMAT = "torch_bin"
 PRIORITY = 9
@@ -43,13 +44,13 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
             "Install it with: pip install 'jaxconv[torch]'; or save the model as safetensors."
         )
     if (folder / SINGLE).is_file():
-        identities = FileIdentity.of_files([folder / SINGLE])
+        identities = identities_of([folder / SINGLE])
         return Checkpoint(FORMAT, str(folder), _file(folder / SINGLE), files=identities)
     weight_map = read_weight_map(folder / INDEX)
     tensors: dict[str, TensorRef] = {}
     files: dict[str, str] = {}
     shards = shard_files(folder / INDEX, weight_map)
-    identities = FileIdentity.of_files(shards)
+    identities = identities_of(shards)
     for file in shards:
         for name, ref in _file(file).items():
             if name in tensors:

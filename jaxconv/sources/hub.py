@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from jaxconv import shard_index
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef
-from jaxconv.errors import SourceError
+from jaxconv.errors import SourceError, UsageError
 from jaxconv.safetensors_header import INDEX, SINGLE, format_of
 from jaxconv.sources.assets import FETCHED, is_fetched
 
@@ -91,6 +92,26 @@ def fetch(repo: str, access: HubAccess, *, weights: bool) -> tuple[Path, str | N
         # By the name of the revision, so that the cache remembers it for offline use.
         directory = Path(snapshot_download(repo, revision=access.revision, token=access.token, allow_patterns=files))
         return directory, directory.name
+
+
+def pin(name: str, access: HubAccess) -> tuple[str, str]:
+    """The repository that an address on the hub names, and the commit that its revision is now.
+
+    Args:
+        name: "owner/name" or "owner/name@revision".
+        access: How the hub is used.
+
+    Raises:
+        SourceError: The hub does not have it.
+        UsageError: It names something else than a model.
+    """
+    from huggingface_hub import HfApi
+
+    repo, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or is_offline(access):
+        raise UsageError(f"hf://{name} is not read: expected hf://owner/name or hf://owner/name@revision, and a network.")
+    with _translated(repo, revision or None):
+        return repo, str(HfApi().model_info(repo, revision=revision or None).sha)
 
 
 def _cached(repo: str, access: HubAccess, patterns: list[str]) -> Path:

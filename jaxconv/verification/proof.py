@@ -14,6 +14,7 @@ from jaxconv.pictures import SideLike
 from jaxconv.readers import open_checkpoint
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
+from jaxconv.storage import check_address, is_address, need_here
 from jaxconv.text.prompt import read_template
 from jaxconv.verification.adapter import AdapterFiles, read_adapter_files
 from jaxconv.verification.claims import Claims, Expected, expect
@@ -31,7 +32,7 @@ from jaxconv.verification.report import Report, unreadable
 from jaxconv.verification.score_options import ScoreOptions, check_options
 from jaxconv.verification.scores import Scores, compare_scores
 from jaxconv.verification.sides import Compared, choose_sides
-from jaxconv.verification.source_files import SourceFiles, read_source
+from jaxconv.verification.source_files import SourceFiles, check_here, read_source
 from jaxconv.verification.structure import Structure, compare_tensors
 from jaxconv.verification.template import check_claimed_prompt, check_recorded_templates, check_template
 from jaxconv.verification.text import check_text
@@ -126,6 +127,8 @@ def verify(
     try:
         located = resolve(source, base=base, access=HubAccess(revision, token, offline))
         options = ReadOptions(layout, step, adapter, dequantize=None)
+        if is_address(output):
+            raise need_here("verify compares an output's", check_address(str(output)))
         proved = prove(located, Path(output).expanduser(), claims, options, scoring=scoring)
     except JaxconvError as error:
         if directory is not None and not isinstance(error, UsageError):
@@ -160,6 +163,7 @@ def prove(
     output = read_output(folder)
     options = replace(options, text_only=(output.record or {}).get("text_only") is True)
     raw = checkpoint or open_checkpoint(source.weights, options.step)
+    check_here(source, raw, options)
     model = read_model(source, options, raw)
     expected = expect(model, output, claims)
     if url is not None and expected.num_labels != 1:
@@ -200,6 +204,7 @@ def prove(
 def _adapter(model: Model) -> AdapterFiles:
     if model.adapter is None:
         return AdapterFiles({}, {})
+    assert isinstance(model.adapter.path, Path)  # check_here refuses others
     return read_adapter_files(model.adapter.path, {*model.checkpoint.tensors, model.family.head.weight})
 
 

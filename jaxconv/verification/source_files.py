@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, numpy_dtype
 from jaxconv.families import text_config
 from jaxconv.json_files import JsonObject
-from jaxconv.model import Model
+from jaxconv.model import Model, ReadOptions
+from jaxconv.sources import Source
+from jaxconv.storage import is_address, need_here
 from jaxconv.verification.array_comparison import Merge
 from jaxconv.verification.jax_trees import plain_arrays
 from jaxconv.verification.libraries import Place, axis_sizes, libraries
@@ -174,7 +177,8 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
     findings: list[str] = []
     stored: dict[str, Stored] = {}
     if raw.format == "safetensors":
-        for path in dict.fromkeys(ref.extent.path for ref in raw.tensors.values() if ref.extent is not None):
+        paths = dict.fromkeys(ref.extent.path for ref in raw.tensors.values() if ref.extent is not None)
+        for path in (path for path in paths if isinstance(path, Path)):
             stored |= stored_tensors(path, findings)
         differing = sorted(raw.tensors.keys() ^ stored.keys())
         if differing and not findings:
@@ -184,6 +188,23 @@ def read_source(model: Model, raw: Checkpoint) -> SourceFiles:
     if model.dequantised is not None:
         arrays, wide = plain_arrays(raw.tensors), plain_arrays(raw.tensors, "F32")
     return SourceFiles(arrays, model.layout, config, axis_sizes(config), heads, stored, tuple(findings), wide)
+
+
+def check_here(source: Source, raw: Checkpoint, options: ReadOptions) -> None:
+    """Refuses what lies in a store and is read by other libraries, which need files.
+
+    Args:
+        source: The source.
+        raw: Its checkpoint.
+        options: How it is read; the adapter may lie in a store too.
+
+    Raises:
+        SourceError: It has to be downloaded; the message has the command.
+    """
+    if source.address is not None and raw.format == "safetensors":
+        raise need_here("verify has the safetensors library read", source.address)
+    if options.adapter is not None and is_address(options.adapter):
+        raise need_here("verify reads an adapter's", str(options.adapter))
 
 
 def _cast(ref: TensorRef, dtype: str | None) -> TensorRef:

@@ -1,9 +1,7 @@
 """Plans the weight files (pure), streams them into a staged directory, and publishes it."""
 
-from jaxconv.writer.check import check_output
-from jaxconv.writer.files import write_files
 from jaxconv.writer.options import WriteOptions
-from jaxconv.writer.publish import staged_output
+from jaxconv.writer.output import check_output, check_provable, output_place, staged_output
 from jaxconv.writer.shards import OutputFile, plan_files
 from jaxconv.writer.share import Written, write_share
 
@@ -12,8 +10,9 @@ __all__ = [
     "WriteOptions",
     "Written",
     "check_output",
+    "check_provable",
+    "output_place",
     "plan_files",
     "staged_output",
-    "write_files",
     "write_share",
 ]

@@ -13,7 +13,7 @@ from jaxconv.writer.sweep import bring_back
 from jaxconv.writer.target import check_replaceable, stages_inside
 
 
-def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOptions) -> None:
+def check_directory(output: str | Path, sources: tuple[Path, ...], options: WriteOptions) -> None:
     """Refuses an output that exists, cannot be written, or overlaps a source.
 
     Args:
@@ -23,10 +23,8 @@ def check_output(output: str | Path, sources: tuple[Path, ...], options: WriteOp
 
     Raises:
         OutputError: The output cannot be used.
-        UsageError: The output is an empty string, or no name of a file.
+        UsageError: The output is no name of a file.
     """
-    if not str(output).strip():
-        raise UsageError("OUTPUT is empty. Name a new directory.")
     if "\0" in str(output):
         raise UsageError(f"OUTPUT {str(output)!r} contains a null character. Name a directory without one.")
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxconv.errors import OutputError, SourceError
+from jaxconv.file_errors import REMOTE
+from jaxconv.storage import File, is_address
 
 SOURCE_REMEDIES = {
     errno.ENOENT: "It existed when the conversion began: put it back",
@@ -29,7 +31,7 @@ OUTPUT_REMEDIES = {
 
 
 @contextlib.contextmanager
-def reading_source(name: Path | str) -> Iterator[None]:
+def reading_source(name: File | str) -> Iterator[None]:
     """Turns an OSError of the block into an error that names what was read.
 
     Args:
@@ -43,7 +45,7 @@ def reading_source(name: Path | str) -> Iterator[None]:
     except OSError as error:
         raise SourceError(
             f"reading {name} of the source failed: {error.strerror or error}. Nothing was published. "
-            f"{SOURCE_REMEDIES.get(error.errno or 0, 'Make it readable')}, then run the same command again."
+            f"{_remedy(error, SOURCE_REMEDIES, 'Make it readable')}, then run the same command again."
         ) from error
 
 
@@ -70,7 +72,12 @@ def output_error(what: str, error: OSError) -> OutputError:
         what: What failed, as the start of a sentence.
         error: The reason.
     """
-    remedy = OUTPUT_REMEDIES.get(error.errno or 0, "Name another output")
+    remedy = _remedy(error, OUTPUT_REMEDIES, "Name another output")
     return OutputError(
         f"{what}: {error.strerror or error}. Nothing was published. {remedy}, then run the same command again."
     )
+
+
+def _remedy(error: OSError, remedies: Mapping[int, str], otherwise: str) -> str:
+    """What to do about an error; one of an object store names the address."""
+    return REMOTE.rstrip(".") if is_address(str(error.filename)) else remedies.get(error.errno or 0, otherwise)

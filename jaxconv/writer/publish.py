@@ -20,6 +20,7 @@ from jaxconv.distributed import ALONE, Processes
 from jaxconv.errors import OutputError, SourceError
 from jaxconv.writer.files import sync_directory, sync_tree
 from jaxconv.writer.io_errors import output_error
+from jaxconv.writer.local import LocalDirectory
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.rename import exchange
 from jaxconv.writer.stage import Stage, create_stage, write_names
@@ -32,7 +33,7 @@ OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextlib.contextmanager
-def staged_output(output: Path, options: WriteOptions, processes: Processes = ALONE) -> Iterator[Path]:
+def staged_directory(output: Path, options: WriteOptions, processes: Processes = ALONE) -> Iterator[LocalDirectory]:
     """A staged directory that becomes `output` if the block ends well, and is removed if it does not.
 
     The first process creates and publishes it; the others must see it. Parents of the output that are missing are created,
@@ -59,7 +60,7 @@ def staged_output(output: Path, options: WriteOptions, processes: Processes = AL
         path = target.parent / relative
         _check_visible(path, processes)
         processes.watch(path.parent)
-        yield path
+        yield LocalDirectory(path)
         processes.check()
         if stage is not None:
             _publish(stage, output, options.overwrite)

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from jaxconv.checkpoint import Checkpoint, FileIdentity, ShardFile, TensorRef
+from jaxconv.checkpoint import Checkpoint, ShardFile, TensorRef
 from jaxconv.json_files import dump_json, parse_json
 from jaxconv.safetensors_header import INDEX, SINGLE
+from jaxconv.storage import File, FileIdentity
 from jaxconv.writer.cast import cast
 from jaxconv.writer.options import WriteOptions
 
@@ -32,9 +32,9 @@ class OutputFile:
 
     name: str
     tensors: tuple[TensorRef, ...]
-    verbatim: Path | None = None
+    verbatim: File | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: METADATA)
-    sources: Mapping[Path, FileIdentity] = field(default_factory=dict)
+    sources: Mapping[File, FileIdentity] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

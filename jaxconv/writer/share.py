@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from jaxconv.distributed import Processes
 from jaxconv.errors import OutputError
+from jaxconv.storage import File, read_blocks
+from jaxconv.writer.destination import Destination
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.shards import OutputFile, assign
 from jaxconv.writer.stream import write_file
@@ -32,13 +33,13 @@ class Written:
 
 
 def write_share(
-    files: Sequence[OutputFile], stage: Path, processes: Processes, *, options: WriteOptions, progress: Progress | None
+    files: Sequence[OutputFile], stage: Destination, processes: Processes, *, options: WriteOptions, progress: Progress | None
 ) -> dict[str, Written]:
     """Writes the files that fall to this process.
 
     Args:
         files: All planned files.
-        stage: The directory to write into.
+        stage: What takes the files.
         processes: The processes of the conversion.
         options: Copy mode, and whether digests are computed.
         progress: Called by the first process only, with the bytes of its own share.
@@ -67,26 +68,27 @@ def write_share(
             if owner == processes.rank:
                 processes.check()
                 how = write_file(replace(file, tensors=tuple(tensors)), stage, options.copy_mode, advance)
-                path = stage / file.name
-                share[file.name] = (how, path.stat().st_size, _sha256(path) if options.hash else None)
+                nbytes = stage.size(file.name) or 0
+                share[file.name] = (how, nbytes, _sha256(stage.file(file.name), nbytes) if options.hash else None)
     written = {name: Written(*values) for part in processes.exchange(share) for name, values in part.items()}
     _check_visible(written, stage)
     return {file.name: written[file.name] for file in files}
 
 
-def _check_visible(written: dict[str, Written], stage: Path) -> None:
+def _check_visible(written: dict[str, Written], stage: Destination) -> None:
     """Raises `OutputError` if a file of another process is not here, or not in full."""
     for name, file in written.items():
-        path = stage / name
-        size = path.stat().st_size if path.is_file() else None
+        size = stage.size(name)
         if size != file.size:
             here = "does not exist here" if size is None else f"has {size} bytes here"
             raise OutputError(
-                f"{path} {here}, and {file.size} bytes on the host that wrote it. Nothing was published. "
-                "Name an output on a file system that all processes share."
+                f"{stage.file(name)} {here}, and {file.size} bytes on the host that wrote it. Nothing was published. "
+                "Name an output that all processes share."
             )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(file: File, nbytes: int) -> str:
+    digest = hashlib.sha256()
+    for block in read_blocks(file, 0, nbytes):
+        digest.update(block)
+    return digest.hexdigest()

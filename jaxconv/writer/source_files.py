@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from jaxconv.checkpoint import FileIdentity
 from jaxconv.errors import SourceError
+from jaxconv.storage import File, FileIdentity, identity_of
 from jaxconv.writer.io_errors import reading_source
 
 
-def check_unchanged(files: Mapping[Path, FileIdentity]) -> None:
+def check_unchanged(files: Mapping[File, FileIdentity]) -> None:
     """Checks that files still are what they were when their headers were read.
-
-    Each file is opened: on network file systems that is what fetches its current state.
 
     Args:
         files: Path -> the identity from the reading of its header.
@@ -24,11 +20,7 @@ def check_unchanged(files: Mapping[Path, FileIdentity]) -> None:
     """
     for path, expected in files.items():
         with reading_source(path):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                current = FileIdentity.of(os.fstat(handle))
-            finally:
-                os.close(handle)
+            current = identity_of(path)
         if current != expected:
             raise SourceError(
                 f"{path} changed during the conversion: {_difference(expected, current)}. Nothing was published. "
@@ -37,7 +29,7 @@ def check_unchanged(files: Mapping[Path, FileIdentity]) -> None:
 
 
 def _difference(expected: FileIdentity, current: FileIdentity) -> str:
-    if (current.device, current.inode) != (expected.device, expected.inode):
+    if current.place != expected.place:
         return "it was replaced by another file"
     if current.size != expected.size:
         return f"it had {expected.size} bytes and now has {current.size}"

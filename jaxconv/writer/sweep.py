@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxconv.json_files import JsonDict
+from jaxconv.storage import File
 from jaxconv.writer.stage import FORMER, NAMES, OWNER, Stage, delete, digest, find_stages, take_lock
 from jaxconv.writer.target import STAGE_PREFIX
 
@@ -27,17 +28,17 @@ OTHER_HOST_SECONDS = 3600  # that the stage of another host must have been left 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A staged directory that was found.
+    """What a killed conversion left.
 
     Attributes:
-        path: The directory.
+        path: The staged directory, or the folder of the output in a store.
         nbytes: The bytes in it, of links too.
         removed: Whether it was removed.
         reason: Why it was left alone; empty if it was removed.
         in_use: Whether a live process holds its lock.
     """
 
-    path: Path
+    path: File
     nbytes: int
     removed: bool
     reason: str = ""

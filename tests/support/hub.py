@@ -59,6 +59,21 @@ class Handler(BaseHTTPRequestHandler):
         """What else is said about a repository."""
         return {}
 
+    def do_POST(self) -> None:
+        """What huggingface_hub asks of single paths of a repository."""
+        parts = self.path.split("?")[0].strip("/").removeprefix("api/models/").split("/")
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        folder = self.server.repos["/".join(parts[:2])]
+        self.server.requests.append(f"POST {self.path}")
+        found = [self.entry(folder / name, name) for name in asked if (folder / name).exists()]
+        self.answer(200, json.dumps(found).encode(), Content_Type="application/json")
+
+    def entry(self, path: Path, name: str) -> dict[str, object]:
+        """What the hub says of a file or a folder of a repository."""
+        oid = hashlib.sha1(path.read_bytes() if path.is_file() else name.encode()).hexdigest()
+        kind = "file" if path.is_file() else "directory"
+        return {"type": kind, "path": name, "size": path.stat().st_size if path.is_file() else 0, "oid": oid}
+
     def do_HEAD(self) -> None:
         """As GET, without the body."""
         self.do_GET()

@@ -1,20 +1,25 @@
-"""Emulators of S3 and Google Cloud Storage on the loopback, and copies of folders in them."""
+"""Emulators of S3, Google Cloud Storage and Azure on the loopback, and copies of folders in them."""
 
 from __future__ import annotations
 
-import json
-import re
+import logging
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
+import fsspec
 import pytest
 
-BUCKET = "bucket"
+from tests.support.azure import serving
+from tests.support.google_storage import BUCKET, GoogleStorage
+
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google itself what kind of bucket it is
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's server prints every request
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,19 @@ class Bucket:
     address: str
     put: Callable[[str, bytes], object]
     deny: Callable[[], object]
+
+    @property
+    def store(self) -> Any:
+        """The bucket as fsspec sees it, nothing cached."""
+        store, _ = fsspec.url_to_fs(self.address, use_listings_cache=False)
+        store.invalidate_cache()
+        return store
+
+    def read(self, prefix: str) -> dict[str, bytes]:
+        """All objects below a prefix, by their path from it."""
+        root = f"{self.address.partition('://')[2]}/{prefix}".strip("/") + "/"
+        names = [str(name).strip("/") for name in self.store.find(root)]
+        return {name.removeprefix(root): self.store.cat_file(name) for name in names}
 
     def upload(self, folder: Path, prefix: str) -> None:
         """Every file of a folder, under its path in the folder."""
@@ -60,77 +78,18 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         )
     finally:
         requests.post(f"http://{host}:{port}/moto-api/reset-auth", data="inf", timeout=10)
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
         server.stop()
-
-
-class GoogleStorage(ThreadingHTTPServer):
-    """One bucket behind the two reading routes of Google's JSON API: media, and lists in pages between two names.
-
-    The emulator on PyPI (gcp-storage-emulator 2026.7) is none for TensorStore: it knows no startOffset and sends no
-    generation of an object.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), GoogleHandler)
-        self.objects: dict[str, bytes] = {}
-        self.denied = False
-
-
-class GoogleHandler(BaseHTTPRequestHandler):
-    """https://cloud.google.com/storage/docs/json_api/v1/objects/list and get."""
-
-    server: GoogleStorage
-    protocol_version = "HTTP/1.1"
-    PAGE = 7
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing is printed."""
-
-    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
-        """Sends one answer."""
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        """Routes one request."""
-        address = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(address.query).items()}
-        route, _, name = address.path.removeprefix(f"/storage/v1/b/{BUCKET}/o").partition("/")
-        if self.server.denied:
-            return self.answer(403, b'{"error": {"code": 403, "message": "no access"}}')
-        if route:
-            return self.answer(404)
-        if name:
-            return self.media(unquote(name))
-        start, end = query.get("startOffset", ""), query.get("endOffset", "\U0010ffff")
-        start = max(start, query.get("pageToken", ""))
-        names = [key for key in sorted(self.server.objects) if start <= key < end]
-        found: dict[str, object] = {"items": [{"name": key} for key in names[: self.PAGE]]}
-        if names[self.PAGE :]:
-            found["nextPageToken"] = names[self.PAGE]
-        return self.answer(200, json.dumps(found).encode())
-
-    def media(self, name: str) -> None:
-        """An object or the range of it that is asked for."""
-        body = self.server.objects.get(name)
-        if body is None:
-            return self.answer(404)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if asked is None:
-            return self.answer(200, body, **{"x-goog-generation": "1"})
-        first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
-        where = f"bytes {first}-{last}/{len(body)}"
-        return self.answer(206, body[first : last + 1], **{"x-goog-generation": "1", "Content-Range": where})
+        forget_stores()
 
 
 @contextmanager
 def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    """A bucket of Google Cloud Storage, found by TensorStore's own variable."""
+    """A bucket of Google Cloud Storage, found by the variables of TensorStore and of Google's own libraries."""
     server = GoogleStorage()
     monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # or credentials are looked for at an address that does not answer
     monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -140,3 +99,46 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         server.shutdown()
         server.server_close()
         thread.join()
+        forget_stores()
+
+
+@contextmanager
+def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A container of azurite, found by Azure's own variable."""
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as connection:
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        forget_stores()
+        store, _ = fsspec.url_to_fs(f"az://{BUCKET}", use_listings_cache=False)
+        store.mkdir(BUCKET)
+        wrong = connection.replace("AccountKey=E", "AccountKey=F")
+
+        def deny() -> None:
+            monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", wrong)
+            forget_stores()
+
+        try:
+            yield Bucket(f"az://{BUCKET}", lambda key, body: store.pipe_file(f"{BUCKET}/{key}", body), deny)
+        finally:
+            forget_stores()
+
+
+@contextmanager
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """fsspec's store in this process, which cannot deny anything."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    try:
+        yield Bucket(f"memory://{BUCKET}", lambda key, body: store.pipe_file(f"/{BUCKET}/{key}", body), lambda: None)
+    finally:
+        store.store.clear()
+        store.pseudo_dirs[:] = [""]
+
+
+def forget_stores() -> None:
+    """fsspec keeps a store for its arguments, and the endpoint in the environment is none of them."""
+    for kind in list(fsspec.registry.values()):
+        kind.clear_instance_cache()
+
+
+STORES = {"memory": memory, "s3": s3, "gs": gcs, "az": azure}
+PARAMETERS = ["memory", "s3", *(pytest.param(store, marks=pytest.mark.slow) for store in ("gs", "az"))]

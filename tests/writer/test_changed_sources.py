@@ -18,6 +18,7 @@ from jaxconv.checkpoint import map_extent
 from jaxconv.errors import JaxconvError, SourceError
 from jaxconv.readers import open_checkpoint
 from jaxconv.writer import WriteOptions, plan_files, stream
+from jaxconv.writer.local import LocalDirectory
 from tests.foreign import cases
 from tests.support.conversions import convert, digests, names
 from tests.support.tiny import tiny_checkpoint
@@ -86,7 +87,7 @@ def test_a_change_between_header_and_copy(untied: Path, tmp_path: Path) -> None:
     files = plan_files(checkpoint, [], None, WriteOptions())
     write_into(source / SHARDS[0])
     with pytest.raises(SourceError, match=f"{SHARDS[0]} changed"):
-        stream.write_file(files[0], tmp_path, "copy", lambda nbytes: None)
+        stream.write_file(files[0], LocalDirectory(tmp_path), "copy", lambda nbytes: None)
     assert names(tmp_path) == ["source"]  # noticed before anything was copied
 
 

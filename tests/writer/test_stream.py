@@ -13,6 +13,7 @@ from safetensors import safe_open
 from jaxconv.checkpoint import DTYPE_BITS, NUMPY_NAMES, numpy_dtype
 from jaxconv.errors import OutputError
 from jaxconv.writer import OutputFile, stream
+from jaxconv.writer.local import LocalDirectory
 from jaxconv.writer.stream import write_file
 from tests.support.refs import array_ref
 
@@ -35,7 +36,7 @@ def test_transposed_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dt
     arrays["plain"] = _bits((5, 7), dtype)
     counted: list[int] = []
     plan = OutputFile("x.safetensors", tuple(array_ref(name, array) for name, array in arrays.items()))
-    assert write_file(plan, tmp_path, "copy", counted.append) == "write"
+    assert write_file(plan, LocalDirectory(tmp_path), "copy", counted.append) == "write"
     assert sum(counted) == plan.nbytes
     raw = (tmp_path / "x.safetensors").read_bytes()
     assert raw.endswith(b"".join(array.tobytes() for array in arrays.values()))
@@ -58,4 +59,4 @@ def test_a_full_disk_is_reported_from_every_thread(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "pwrite", full)
     plan = OutputFile("x.safetensors", (array_ref("t", _bits((100, 200), "F32").T),))
     with pytest.raises(OutputError, match=r"writing x\.safetensors of the output failed: No space left"):
-        write_file(plan, tmp_path, "copy", lambda nbytes: None)
+        write_file(plan, LocalDirectory(tmp_path), "copy", lambda nbytes: None)
