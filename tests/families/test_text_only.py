@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import jaxconv
@@ -65,7 +66,7 @@ def test_the_language_model_is_that_of_the_source(tmp_path: Path, name: str, tie
 @pytest.mark.parametrize("spelling", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_those_of_the_whole_model(tmp_path: Path, name: str, spelling: int) -> None:
-    """transformers' causal LM with its towers against JAX's and transformers' classifier without them."""
+    """transformers' causal LM with its towers against JAX's, transformers' and CrossEncoder's classifier without them."""
     source = composite_checkpoint(tmp_path / "source", name, tie=False)
     spellings = COMPOSITES[type_of(name)].spellings
     written = family_for(config_of(source)).spelled_as(load_file(source / "model.safetensors"))
@@ -77,6 +78,9 @@ def test_scores_are_those_of_the_whole_model(tmp_path: Path, name: str, spelling
     assert report.passed and report.scores is not None, report.findings
     assert report.scores.max_abs_error <= 1e-4
     assert any(f"those of {written.architecture}, towers included" in note for note in report.notes)
+    encoder = CrossEncoder(str(output), device="cpu", model_kwargs={"dtype": torch.float32})
+    raw = encoder.predict(report.scores.scored, activation_fn=torch.nn.Identity())
+    assert [float(score) for score in raw] == pytest.approx([row[0] for row in report.scores.source], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
