@@ -53,6 +53,16 @@ class PlanOptions:
     use_sep_token: bool = False
     consumers: tuple[Consumer, ...] = ("vllm",)
 
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for a word that is unknown, before any file is read."""
+        words = {
+            "method": (self.method, METHODS), "activation": (self.activation, ("auto", *SELECTABLE)),
+            "dtype": (self.dtype, tuple(DTYPES)),
+        }  # fmt: skip
+        for name, (word, known) in words.items():
+            if word is not None and word not in known:
+                raise UsageError(f"--{name} {word!r} is unknown; expected one of: {', '.join(known)}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -188,7 +198,6 @@ def _method(options: PlanOptions, preset: Preset | None) -> Method:
         for method in METHODS:
             if options.method == method:
                 return method
-        raise UsageError(f"--method {options.method!r} is unknown; expected one of: {', '.join(METHODS)}.")
     if preset is not None:
         return preset.method
     answers = options.classifier_from_tokens or options.token_ids or ()
@@ -237,8 +246,6 @@ def _activation(options: PlanOptions, preset: Preset | None, num_labels: int) ->
     for activation in SELECTABLE:
         if options.activation == activation:
             return activation
-    if options.activation != "auto":
-        raise UsageError(f"--activation {options.activation!r} is unknown; expected auto, sigmoid or identity.")
     if num_labels > 1:
         return "softmax"
     return preset.activation if preset is not None and not options.calibrate else "sigmoid"
@@ -247,8 +254,6 @@ def _activation(options: PlanOptions, preset: Preset | None, num_labels: int) ->
 def _dtype(name: str | None, model: Model) -> str | None:
     if name is None:
         return None
-    if name not in DTYPES:
-        raise UsageError(f"--dtype {name!r} is unknown; expected one of: {', '.join(DTYPES)}.")
     if model.family.by_proof:
         raise RefusedError(
             f"{model.family.architecture} is converted by proof, which compares source and output; --dtype would make them "

@@ -21,6 +21,15 @@ from jaxconv.errors import JaxconvError
 LOGGING = ("gcsfs", "google.auth", "s3fs", "adlfs", "azure")
 
 
+def hyphenated(name: str) -> str:
+    """The spelling of an option by which it is looked up: `--use_pad_token` is `--use-pad-token`.
+
+    Args:
+        name: The option as it was typed.
+    """
+    return name.replace("_", "-")
+
+
 def build_app() -> typer.Typer:
     """The application with the commands of every module of this package."""
     app = typer.Typer(
@@ -30,11 +39,13 @@ def build_app() -> typer.Typer:
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        # vLLM's script spells its flags with underscores; both are taken, in every command.
+        context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": hyphenated},
     )
 
     @app.callback(invoke_without_command=True)
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        version: bool = typer.Option(False, "-V", "--version", help="Print the version and exit.", is_eager=True),
     ) -> None:
         if version:
             from jaxconv import __version__

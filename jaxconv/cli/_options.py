@@ -11,6 +11,17 @@ import typer
 from jaxconv.cli._output import json_list
 from jaxconv.json_files import JsonDict, JsonObject
 
+# What people type -> the word that the API takes.
+ALIASES = {
+    "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "cuda": "gpu", "hardlink": "link",
+}  # fmt: skip
+
+
+def spelled(word: str) -> str:
+    """The word that the API takes for what was typed; a word without another spelling is itself."""
+    return ALIASES.get(word.lower(), word)
+
+
 Source = Annotated[str, typer.Argument(help="Directory, hub id or address of the causal LM.")]
 Preset = Annotated[Optional[str], typer.Option(help="A known reranker, see `jaxconv presets`.")]
 Method = Annotated[Optional[str], typer.Option(help="from_2_way_softmax or no_post_processing.")]
@@ -35,12 +46,14 @@ Activation = Annotated[str, typer.Option(help="auto, sigmoid or identity.")]
 Calibrate = Annotated[bool, typer.Option("--calibrate", help="Fold the preset's calibration into the head.")]
 Scale = Annotated[float, typer.Option(help="score = scale x logit + bias.")]
 Bias = Annotated[float, typer.Option(help="score = scale x logit + bias.")]
-Dtype = Annotated[Optional[str], typer.Option(help="Cast the backbone: float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    Optional[str], typer.Option(parser=spelled, metavar="TEXT", help="Cast the backbone: float32, bfloat16 or float16.")
+]
 AllowApproximate = Annotated[
     bool, typer.Option("--allow-approximate", help="Allow conversions that keep the ranking but not the exact scores.")
 ]
 AllowRemoteImages = Annotated[bool, typer.Option("--allow-remote-images", help="Fetch pictures over http and https.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, gpu or tpu.")]
+Device = Annotated[str, typer.Option(parser=spelled, metavar="TEXT", help="auto, cpu, gpu or tpu.")]
 Revision = Annotated[Optional[str], typer.Option(help="Branch, tag or commit on the hub.")]
 HubToken = Annotated[Optional[str], typer.Option(help="Hub token.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only the hub's cache.")]

@@ -49,7 +49,9 @@ def convert(
     calibrate: option.Calibrate = False,
     scale: option.Scale = 1.0,
     bias: option.Bias = 0.0,
-    copy_mode: Annotated[str, typer.Option(help="copy, link or reflink shards that need no change.")] = "copy",
+    copy_mode: Annotated[
+        str, typer.Option(parser=option.spelled, metavar="TEXT", help="copy, link or reflink shards that need no change.")
+    ] = "copy",
     max_shard_size: Annotated[str, typer.Option(help="Shard size of sources that must be rewritten.")] = "5GB",
     allow_approximate: option.AllowApproximate = False,
     hash: Annotated[bool, typer.Option("--hash", help="Record the sha256 of every file.")] = False,

@@ -41,7 +41,7 @@ def score(
     raw: bool = typer.Option(False, "--raw", help="Print raw logits instead of activated scores."),
     instruction: str | None = typer.Option(None, help="Instruction instead of the template's default."),
     backend: str = typer.Option("auto", help="auto, jax or torch."),
-    device: str = typer.Option("auto", help="auto, cpu, gpu or tpu."),
+    device: option.Device = "auto",
     allow_remote_images: option.AllowRemoteImages = False,
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout, sorted by score."),
 ) -> None:
