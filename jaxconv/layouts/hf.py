@@ -30,6 +30,7 @@ COMPOSITE = (
     ("language_model.lm_head.", "lm_head."),
     ("language_model.model.", ROOT),
     ("language_model.", ROOT),
+    ("model.text_model.", ROOT),  # Idefics 3 and SmolVLM
 )
 
 

@@ -138,7 +138,6 @@ def test_qwen3_vl_reranker(tmp_path: Path) -> None:
         ("gemma3", "<start_of_image>"),
         ("idefics3", "<image>"),
         ("smolvlm", "<image>"),
-        ("mistral3", "[IMG]"),
     ],
 )
 def test_other_families(tmp_path: Path, name: str, mark: str) -> None:
