@@ -23,7 +23,6 @@ SHARED = (
 )  # fmt: skip
 # What keys of pictures begin with in configs that have no `text_config`.
 PICTURES = ("vision_", "image_", "video_")
-EMBEDDING, ROOT, HEAD = "embed_tokens.weight", "model.", "lm_head.weight"
 ROPE = ("rope_parameters", "rope_scaling")
 MROPE = ("mrope_section", "mrope_interleaved")
 
@@ -59,25 +58,19 @@ def text_only_config(config: JsonObject, family: Family) -> JsonDict:
 
 
 def without_towers(checkpoint: Checkpoint, family: Family) -> Checkpoint:
-    """The tensors of the language model alone, under the names of its own class, and a note that says what was left out.
+    """The tensors of the language model alone, under the names that they have, and a note that says what was left out.
 
     Args:
         checkpoint: The tensors of a composite.
         family: Its family, in the spelling of these tensors.
     """
-    kept = {name: ref for name, ref in checkpoint.tensors.items() if not family.passes_through(name)}
-    prefix, head = family.head.embedding.removesuffix(EMBEDDING), family.head.weight
-    names = {
-        name: HEAD if name == head else ROOT + name.removeprefix(prefix) for name in kept if name.startswith((prefix, head))
-    }
-    tensors = {names.get(name, name): ref.renamed(names.get(name, name)) for name, ref in kept.items()}
+    tensors = {name: ref for name, ref in checkpoint.tensors.items() if not family.passes_through(name)}
     note = (
         f"text only: the language model of {family.architecture} is converted, {len(checkpoint.tensors) - len(tensors)} "
         f"tensors ({', '.join(f'{tower}*' for tower in family.towers)}) are left out. The output takes pairs of text and no "
         "pictures."
     )
-    shards = checkpoint.shards if tensors.keys() == kept.keys() else ()
-    return replace(checkpoint, tensors=tensors, shards=shards, notes=(*checkpoint.notes, note))
+    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
 
 
 def _of_pictures(key: str) -> bool:
