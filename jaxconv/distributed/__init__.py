@@ -96,6 +96,10 @@ def join(
         )
     if coordinator is not None and not ADDRESS.fullmatch(coordinator):
         raise UsageError(f"--coordinator {coordinator!r} is not an address; expected HOST:PORT of process 0.")
+    if None not in address and not 0 <= (address[2] or 0) < (address[1] or 0):
+        raise UsageError(
+            f"--process-id {address[2]} is none of --num-processes {address[1]}; expected a number from 0 on that is smaller."
+        )
     if seconds < 1:
         raise UsageError(f"--heartbeat-timeout {seconds} is not usable; expected 1 second or more.")
     try:
@@ -120,7 +124,8 @@ def join(
             )
     except Exception as error:  # each kind of cluster raises errors of its own
         if coordinator is not None and not isinstance(error, ValueError):
-            raise ProcessError(f"the processes cannot be joined at {coordinator}: {error}. {PASS}.") from error
+            reason = str(error).rstrip(". ")
+            raise ProcessError(f"the processes cannot be joined at {coordinator}: {reason}. {PASS}.") from error
         cluster = "" if coordinator else " found no TPU pod, Slurm, Open MPI or Kubernetes job around this process"
         raise UsageError(f"--distributed{cluster}: {error} {PASS}.") from error
     processes = Collective(spread=False, patience=seconds + GRACE_SECONDS)

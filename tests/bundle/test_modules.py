@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,22 @@ def test_a_family_of_text_without_a_classifier_is_loaded_too(tmp_path: Path, act
     assert jaxconv.verify(source, output, structure_only=True).passed
 
 
-def test_who_gets_which_files(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Qwen3-VL with few embedding rows, and its output for both consumers."""
+    folder = tmp_path_factory.mktemp("small")
+    source, output = composite_checkpoint(folder / "source", "qwen3_vl"), folder / "out"
+    jaxconv.convert(source, output, token_ids=[5, 6], backend="numpy", consumers=BOTH)
+    return source, output
+
+
+def test_who_gets_which_files(small: tuple[Path, Path], tmp_path: Path) -> None:
     """vLLM alone by default; vLLM must not find a Pooling by its usual name unless the output is not for it."""
-    source, both = converted(tmp_path, "qwen3_vl")
+    source, both = small
     types = {}
     for consumers in (("vllm",), ("sentence-transformers",)):
         output = tmp_path / "-".join(consumers)
-        jaxconv.convert(source, output, token_ids=[2, 3], backend="numpy", consumers=consumers)
+        jaxconv.convert(source, output, token_ids=[5, 6], backend="numpy", consumers=consumers)
         path = output / "modules.json"
         types[consumers] = json.loads(path.read_text())[1]["type"] if path.exists() else None
     assert types == {
@@ -174,9 +184,12 @@ def no_record(output: Path) -> None:
         (no_record, "does not record sentence-transformers"),
     ],
 )
-def test_verify_finds_what_was_changed(tmp_path: Path, change: Callable[[Path], None], finding: str) -> None:
+def test_verify_finds_what_was_changed(
+    small: tuple[Path, Path], tmp_path: Path, change: Callable[[Path], None], finding: str
+) -> None:
     """The row's copy, the settings and the name that hides the pooling are proven."""
-    source, output = converted(tmp_path, "qwen3_vl")
+    source, output = small[0], tmp_path / "out"
+    shutil.copytree(small[1], output)
     assert jaxconv.verify(source, output, structure_only=True).passed
     change(output)
     report = jaxconv.verify(source, output, structure_only=True)

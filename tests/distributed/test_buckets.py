@@ -12,6 +12,7 @@ from tests.support.processes import convert_together
 from tests.support.tiny import tiny_checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_two_processes_share_an_output_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """The bytes of one process; after a failure of one of them nothing is left."""

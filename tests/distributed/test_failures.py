@@ -72,7 +72,7 @@ def test_a_full_disk_ends_all(untied: Path, tmp_path: Path, victim: int) -> None
     [
         (0, "SIGKILL"),
         pytest.param(2, "SIGKILL", marks=pytest.mark.slow),
-        (1, "SIGSTOP"),
+        pytest.param(1, "SIGSTOP", marks=pytest.mark.slow),
         pytest.param(1, "early SIGKILL", marks=pytest.mark.slow),
         pytest.param(0, "SIGSTOP", marks=pytest.mark.slow),
     ],
@@ -154,6 +154,7 @@ def test_another_source_on_one_host(untied: Path, tmp_path: Path, difference: st
     assert not os.listdir(tmp_path / "at")
 
 
+@pytest.mark.slow
 def test_an_output_that_one_host_does_not_see(untied: Path, tmp_path: Path) -> None:
     """Directories that are not shared are noticed before anything is written."""
     port = free_port()

@@ -34,9 +34,9 @@ def named(rank: int, size: int, coordinator: str = "127.0.0.1:8476") -> dict[str
         ({"process_id": 0}, "--process-id needs --distributed"),
         ({"heartbeat_timeout": 9}, "--heartbeat-timeout needs --distributed"),
         ({"distributed": True, "num_processes": 2}, "--distributed has only a part of its address"),
-        (named(2, 2), "process_id=2, num_processes=2"),
-        (named(-1, 2), "process_id=-1, num_processes=2"),
-        (named(0, 0), "process_id=0, num_processes=0"),
+        (named(2, 2), "--process-id 2 is none of --num-processes 2"),
+        (named(-1, 2), "--process-id -1 is none of --num-processes 2"),
+        (named(0, 0), "--process-id 0 is none of --num-processes 0"),
         (named(0, 2) | {"heartbeat_timeout": 0}, "--heartbeat-timeout 0"),
         (named(0, 2, "127.0.0.1:84760"), "'127.0.0.1:84760' is not an address"),
         (named(0, 2, "host"), "'host' is not an address"),
@@ -68,7 +68,7 @@ def test_nothing_to_join(untied: Path, tmp_path: Path, code: str, exit_code: int
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([(0, 3), (2, 3)], "not all processes came within 5 seconds"),
+        pytest.param([(0, 3), (2, 3)], "not all processes came within 5 seconds", marks=pytest.mark.slow),
         pytest.param([(1, 2)], "not all processes came within 5 seconds", marks=pytest.mark.slow),
         pytest.param([(0, 3), (1, 3), (1, 3)], "or not with numbers of their own", marks=pytest.mark.slow),
         pytest.param([(0, 2), (1, 3)], "has another number of processes than process 0", marks=pytest.mark.slow),

@@ -52,7 +52,10 @@ def live_together(size: int, source: Path, output: Path, kind: str) -> list[Ende
     return run_together(commands, [{"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}] * size, timeout=240)
 
 
-@pytest.mark.parametrize(("size", "kind"), [(2, "Auto"), (4, "Explicit"), pytest.param(8, "Auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(2, "Auto"), pytest.param(4, "Explicit", marks=pytest.mark.slow), pytest.param(8, "Auto", marks=pytest.mark.slow)],
+)
 def test_live_arrays_over_processes(sources: dict[str, Path], tmp_path: Path, size: int, kind: str) -> None:
     """Parameters spread over two, four and eight processes, each with two devices, give the bytes of one device."""
     settings = {"base": sources["base"], "classifier_from_tokens": ["no", "yes"], "max_shard_size": "40KB"}

@@ -107,6 +107,7 @@ def test_absent_keys_mean_the_same(name: str) -> None:
         assert {key: value for key, value in right.items() if not key.startswith("mrope")} == ours
 
 
+@pytest.mark.slow
 def test_a_config_without_a_text_config(tmp_path: Path) -> None:
     """Qwen2.5-VL as it is on the hub: keys of pictures go, the older spelling of the rotations says nothing any more."""
     source = composite_checkpoint(tmp_path / "source", "qwen2_5_vl", tie=False)
@@ -148,6 +149,7 @@ def test_inspect_says_what_it_would_be(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_changed_key_is_found(tmp_path: Path) -> None:
     """Another base of the rotations, and a tower that was left in."""
     source = composite_checkpoint(tmp_path / "source", "qwen3_vl")

@@ -86,7 +86,7 @@ def test_access_denied_is_said(bucket: Bucket) -> None:
     assert time.monotonic() - started < 20
 
 
-@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.slow), "http"])
+@pytest.mark.parametrize("scheme", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "gs")), "http"])
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """Nobody at the address: a JaxconvError within the retries, not TensorStore's quarter of an hour."""
     monkeypatch.setattr(_tensorstore, "RETRIES", 1)
