@@ -88,7 +88,10 @@ def resolve(
     if path.exists():
         raise SourceError(f"source {name} is a file; expected the directory that holds it: {path.parent}")
     if not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
-        raise SourceError(f"source {name} does not exist; expected a directory, or a hub id like Qwen/Qwen3-Reranker-0.6B.")
+        raise SourceError(
+            f"source {name} does not exist; expected a directory, a hub id like Qwen/Qwen3-Reranker-0.6B, or an address "
+            "(gs://, s3://, az://, hf://)."
+        )
     directory, commit = fetch(name, access, weights=weights)
     return Source(name, directory, directory, hub_id=name, revision=commit)
 
