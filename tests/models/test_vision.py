@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 import jaxconv
@@ -81,6 +82,31 @@ def test_an_untied_one_with_older_keys(folder: Path) -> None:
     assert rounded == pytest.approx(truth, abs=0.1) and rounded != scores
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("vision", "merge"),
+    [({"deepstack_visual_indexes": []}, 2), ({"deepstack_visual_indexes": [3, 1]}, 2), ({"spatial_merge_size": 1}, 1)],
+)
+def test_other_towers(folder: Path, tmp_path: Path, vision: dict[str, Any], merge: int) -> None:
+    """No deepstack, layers in another order, tokens of one patch; a table of another size and few heads."""
+    source = composite_checkpoint(tmp_path / "source", "qwen3_vl")
+    config = AutoConfig.from_pretrained(source)
+    for key, value in {**vision, "num_position_embeddings": 100, "num_heads": 1}.items():
+        setattr(config.vision_config, key, value)
+    torch.manual_seed(1)
+    model = AutoModelForImageTextToText.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    (source / "model.safetensors").unlink()
+    model.save_pretrained(source)
+    for path in source.glob("*preprocessor_config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "merge_size": merge}))
+    jaxconv.convert(source, tmp_path / "output", token_ids=IDS, template=folder / "prompt.jinja", backend="numpy")
+    truth = causal(source, tmp_path / "output", QWEN_MARK, folder)
+    scores = jaxconv.load(tmp_path / "output", backend="jax").score_pairs(pairs_of(folder), raw=True)
+    assert scores == pytest.approx(truth, abs=1e-4 * max(1, *map(abs, truth)))
+
+
 def without_deepstack(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = PictureTokens.layer
     monkeypatch.setattr(PictureTokens, "layer", lambda self, number, dtype: layer(self, number, dtype) * (number == 0))
@@ -143,8 +169,6 @@ def test_patches_lie_where_transformers_puts_them(size: tuple[int, int]) -> None
 
 def test_defaults_are_transformers() -> None:
     """What an absent key of vision_config means."""
-    from transformers import AutoConfig
-
     theirs = AutoConfig.for_model("qwen3_vl").vision_config
     assert {key: getattr(theirs, key) for key in DEFAULTS if key != "deepstack_visual_indexes"} == {
         key: value for key, value in DEFAULTS.items() if key != "deepstack_visual_indexes"

@@ -59,7 +59,8 @@ class VisionTower:
             return np.asarray(mapped(ref)).astype(self.dtype)
 
         def stacked(name: str, count: int, parts: tuple[str, ...]) -> Weights:
-            return {part: place(np.stack([read(f"{name}.{i}.{part}") for i in range(count)])) for part in parts}
+            layers = range(count)
+            return {part: place(np.stack([read(f"{name}.{i}.{part}") for i in layers])) for part in parts} if count else {}
 
         kernel = read("patch_embed.proj.weight")
         self._weights: Weights = {
@@ -81,7 +82,8 @@ class VisionTower:
         Returns:
             [1 + len(deepstack), tokens, hidden_size of the decoder], in the tower's dtype.
         """
-        patches, size = patch_grid(grid, self.config), bucket(len(pixels_PC))
+        patches, block = patch_grid(grid, self.config), self.config.merge**2
+        size = -(-bucket(len(pixels_PC)) // block) * block
 
         def padded(array: NDArray[Any]) -> Any:
             return self._place(np.pad(array, ((0, size - len(array)), (0, 0))))
@@ -90,7 +92,7 @@ class VisionTower:
             self.config, self._weights, padded(pixels_PC.astype(self.dtype)), padded(patches.positions),
             padded(patches.taps), padded(patches.weights), self._place(np.arange(size) < len(pixels_PC)),
         )  # fmt: skip
-        return np.asarray(features_KTD)[:, : len(pixels_PC) // self.config.merge**2]
+        return np.asarray(features_KTD)[:, : len(pixels_PC) // block]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -111,17 +113,22 @@ def _features(
         x_PE = x_PE + jnp.sum(table_P4E * shares_P4[..., None], axis=1).astype(dtype)
         cos, sin = _rotations(config, positions_P2)
 
-        def step(x_PE: jax.Array, block: Weights) -> tuple[jax.Array, jax.Array]:
+        kept = jnp.asarray(config.deepstack, jnp.int32)  # of other layers nothing is held
+
+        def step(carry: tuple[jax.Array, jax.Array], layer: tuple[Weights, jax.Array]) -> tuple[Any, None]:
+            (x_PE, kept_KPE), (block, number) = carry, layer
             x_PE = x_PE + _attention(config, block, _layer_norm(x_PE, block, "norm1"), cos, sin, mask_P)
             h_PE = _linear(_layer_norm(x_PE, block, "norm2"), block, "mlp.linear_fc1")
             x_PE = x_PE + _linear(ACTIVATIONS[config.activation](h_PE), block, "mlp.linear_fc2")
-            return x_PE, x_PE
+            return (x_PE, jnp.where((kept == number)[:, None, None], x_PE, kept_KPE)), None
 
-        x_PE, layers_LPE = jax.lax.scan(step, x_PE, weights["blocks"])
+        empty_KPE = jnp.zeros((len(config.deepstack), *x_PE.shape), dtype)
+        layers = (weights["blocks"], jnp.arange(config.depth))
+        (x_PE, kept_KPE), _ = jax.lax.scan(step, (x_PE, empty_KPE), layers)
         features = [_merged(config, weights["merger"], x_PE, after=False)]
-        for number, layer in enumerate(config.deepstack):
+        for number in sorted(range(len(config.deepstack)), key=config.deepstack.__getitem__):  # as the tower comes to them
             merger = {name: array[number] for name, array in weights["deepstack"].items()}
-            features.append(_merged(config, merger, layers_LPE[layer], after=True))
+            features.append(_merged(config, merger, kept_KPE[number], after=True))
         return jnp.stack(features)
 
 
