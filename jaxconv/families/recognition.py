@@ -17,6 +17,8 @@ KNOWN = f"Known model types: {', '.join(FAMILIES)}."
 
 # Classes that training runs put around a model and save as its architecture.
 WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel")
+# Composites that never slide a window, though their plain family can.
+WITHOUT_WINDOWS = ("qwen3_vl",)
 
 
 def family_for(config: JsonObject) -> Family:
@@ -61,6 +63,12 @@ def _composite(config: JsonObject, architecture: object) -> Family | None:
             raise RefusedError(
                 f"{composite.architecture} has a language model of model_type {text_type!r}; expected one of: "
                 f"{', '.join(composite.texts)}."
+            )
+        if model_type in WITHOUT_WINDOWS and text_config(config).get("use_sliding_window"):
+            raise RefusedError(
+                f"config.json has use_sliding_window true; transformers' {composite.architecture} attends to the whole "
+                "prompt all the same, and models of the plain family do not. Expected false; set it so if the model was "
+                "trained without."
             )
         row = composite_row(composite, composite.texts[text_type])
         return TableFamily(model_type, row, row.spellings[0], composite=composite)

@@ -160,3 +160,12 @@ def test_a_changed_key_is_found(tmp_path: Path) -> None:
     report = jaxconv.verify(source, output)
     assert not report.passed and any("rope_theta" in finding for finding in report.findings)
     assert report.scores is not None and report.scores.max_abs_error > 1e-4
+
+
+def test_windows_that_only_the_plain_family_has_are_refused() -> None:
+    """transformers' Qwen3-VL leaves them out; a Qwen3 of the same numbers would not."""
+    text = {"model_type": "qwen3_vl_text", "sliding_window": 64, "max_window_layers": 1}
+    config: dict[str, Any] = {"model_type": "qwen3_vl", "text_config": text | {"use_sliding_window": False}}
+    assert family_for(config).composite is COMPOSITES["qwen3_vl"]
+    with pytest.raises(RefusedError, match=r"use_sliding_window true; .* Expected false"):
+        family_for(config | {"text_config": text | {"use_sliding_window": True}})
