@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 import jaxconv
@@ -20,6 +20,7 @@ from jaxconv.errors import SourceError, UsageError
 from jaxconv.models.picture_tokens import PictureTokens
 from jaxconv.models.vision import grid, prompts, tower
 from jaxconv.models.vision.config import DEFAULTS, vision_config, vision_unsupported
+from jaxconv.readers import open_checkpoint
 from tests.pictures.test_scores import IDS, PAIRS, QWEN_MARK, SIZES, TEMPLATE, causal, side
 from tests.support.multimodal import composite_checkpoint, picture
 
@@ -165,6 +166,32 @@ def test_patches_lie_where_transformers_puts_them(size: tuple[int, int]) -> None
     table = np.random.default_rng(0).normal(size=config.side**2)
     ours, theirs = (table[patches.taps] * patches.weights).sum(1), (table[taps.numpy()] * weights.numpy()).sum(1)
     assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "merge"), [([2, 0], 2), ([0, 9], 2), ([1, 1], 2), ([], 2), ([0, 1, 2], 1), ([1], 3), ([0, 2], 4)]
+)
+def test_a_tower_of_other_numbers(tmp_path: Path, indexes: list[int], merge: int) -> None:
+    """Layers in any order, twice, missing or none, and other blocks: the features are transformers'."""
+    sizes = {"depth": 3, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4, "out_hidden_size": 8}
+    settings = {**sizes, "num_position_embeddings": 64, "deepstack_visual_indexes": indexes, "spatial_merge_size": merge}
+    torch.manual_seed(0)
+    theirs = AutoModel.from_config(AutoConfig.for_model("qwen3_vl", vision_config=settings).vision_config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tensors = {f"{tower.PREFIX}{name}": tensor for name, tensor in theirs.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    ours = tower.VisionTower(
+        open_checkpoint(tmp_path), vision_config(CONFIG | {"vision_config": settings}), "float32", jnp.asarray
+    )
+    size = (2 * merge, 3 * merge)
+    pixels = torch.randn(size[0] * size[1], 3 * 2 * 4 * 4)
+    with torch.no_grad():
+        output = theirs(pixels, grid_thw=torch.tensor([[1, *size]]))
+    expected = [output.pooler_output, *output.deepstack_features]
+    features = ours.features(pixels.numpy(), size)
+    assert len(features) == len(expected)
+    assert features == pytest.approx(torch.stack(expected).numpy(), abs=1e-4)
 
 
 def test_defaults_are_transformers() -> None:

@@ -35,7 +35,8 @@ class VisionConfig:
         merge: Patches that become one token, on each side.
         side: The positions of its square table, on each side.
         rope_theta: The base of its rotations.
-        deepstack: The layers whose features the decoder's first layers get.
+        deepstack: The layers whose features the decoder's first layers get, in the order in which they run.
+        mergers: The number of the merger of each of them.
         sections: Frequencies of the decoder's rotations that follow time, height and width.
         image_token: The id of the token that stands for a piece of a picture.
     """
@@ -49,6 +50,7 @@ class VisionConfig:
     side: int
     rope_theta: float
     deepstack: tuple[int, ...]
+    mergers: tuple[int, ...]
     sections: tuple[int, ...]
     image_token: int
 
@@ -67,6 +69,10 @@ def vision_config(config: JsonObject) -> VisionConfig:
         raise UsageError(reason)
     vision = _vision(config)
     rope = vision.get("rope_parameters") or {}
+    indexes = vision["deepstack_visual_indexes"]
+    deepstack = [
+        layer for layer in range(vision["depth"]) if layer in indexes
+    ]  # transformers passes over layers that are not
     return VisionConfig(
         depth=vision["depth"],
         hidden_size=vision["hidden_size"],
@@ -76,7 +82,8 @@ def vision_config(config: JsonObject) -> VisionConfig:
         merge=vision["spatial_merge_size"],
         side=math.isqrt(vision["num_position_embeddings"]),
         rope_theta=float(rope.get("rope_theta", 10000.0)),
-        deepstack=tuple(vision["deepstack_visual_indexes"]),
+        deepstack=tuple(deepstack),
+        mergers=tuple(map(indexes.index, deepstack)),
         sections=tuple(_rope(config).get("mrope_section", SECTIONS)),
         image_token=config.get("image_token_id", IMAGE_TOKEN),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,18 +58,17 @@ class VisionTower:
                 )
             return np.asarray(mapped(ref)).astype(self.dtype)
 
-        def stacked(name: str, count: int, parts: tuple[str, ...]) -> Weights:
-            layers = range(count)
-            return {part: place(np.stack([read(f"{name}.{i}.{part}") for i in layers])) for part in parts} if count else {}
+        def stacked(name: str, layers: Sequence[int], parts: tuple[str, ...]) -> Weights:
+            return {part: place(np.stack([read(f"{name}.{i}.{part}") for i in layers])) for part in parts} if layers else {}
 
         kernel = read("patch_embed.proj.weight")
         self._weights: Weights = {
             "patches": place(kernel.reshape(kernel.shape[0], -1)),
             "patches_bias": place(read("patch_embed.proj.bias")),
             "positions": place(read("pos_embed.weight")),
-            "blocks": stacked("blocks", config.depth, BLOCK),
+            "blocks": stacked("blocks", range(config.depth), BLOCK),
             "merger": {part: place(read(f"merger.{part}")) for part in MERGER},
-            "deepstack": stacked("deepstack_merger_list", len(config.deepstack), MERGER),
+            "deepstack": stacked("deepstack_merger_list", config.mergers, MERGER),
         }
 
     def features(self, pixels_PC: NDArray[Any], grid: Grid) -> NDArray[Any]:
@@ -126,7 +125,7 @@ def _features(
         layers = (weights["blocks"], jnp.arange(config.depth))
         (x_PE, kept_KPE), _ = jax.lax.scan(step, (x_PE, empty_KPE), layers)
         features = [_merged(config, weights["merger"], x_PE, after=False)]
-        for number in sorted(range(len(config.deepstack)), key=config.deepstack.__getitem__):  # as the tower comes to them
+        for number in range(len(config.deepstack)):
             merger = {name: array[number] for name, array in weights["deepstack"].items()}
             features.append(_merged(config, merger, kept_KPE[number], after=True))
         return jnp.stack(features)
