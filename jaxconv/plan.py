@@ -187,7 +187,7 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
             *([note] if note else []),
             *prompt.notes,
             *fitted.warnings,
-            *picture_notes(model.family, fitted.prompt.template),
+            *picture_notes(model.family, model.config, fitted.prompt.template),
         ),
         machine_warnings=fitted.machine_warnings,
     )

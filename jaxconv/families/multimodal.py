@@ -44,6 +44,7 @@ COMPOSITES: Mapping[str, Composite] = {
         ("Qwen3VLForSequenceClassification",),
         defaults={"max_position_embeddings": 128000, "rope_theta": 500000.0},
         picture=QWEN_PICTURE,
+        interleaved=True,
     ),
     # Qwen3_5ForSequenceClassification alone is vLLM's text model, which refuses the tower.
     "qwen3_5": Composite(
@@ -52,6 +53,7 @@ COMPOSITES: Mapping[str, Composite] = {
         (Spelling("model.language_model.", towers=QWEN_TOWER),),
         ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForSequenceClassification"),
         picture=QWEN_PICTURE,
+        interleaved=True,
     ),
     "qwen3_5_moe": Composite(
         "Qwen3_5MoeForConditionalGeneration",
@@ -59,6 +61,7 @@ COMPOSITES: Mapping[str, Composite] = {
         (Spelling("model.language_model.", towers=QWEN_TOWER),),
         ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForSequenceClassification"),
         picture=QWEN_PICTURE,
+        interleaved=True,
         served=False,
     ),
     "qwen2_5_vl": Composite(

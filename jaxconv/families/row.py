@@ -53,6 +53,7 @@ class Composite:
         defaults: What transformers takes an absent key of the language model for, where it differs from the row's.
         served: Whether a real vLLM was run with an output of the family; else its code was read.
         picture: The text that stands for a picture in a prompt; None for the piece of the config's image token.
+        interleaved: Whether transformers' class interleaves the positions of M-RoPE whatever config.json says.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class Composite:
     defaults: JsonObject = field(default_factory=dict)
     served: bool = True
     picture: str | None = None
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

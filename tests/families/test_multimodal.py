@@ -327,3 +327,19 @@ def test_a_config_without_a_text_config(tmp_path: Path) -> None:
     report = jaxconv.verify(source, tmp_path / "output")
     assert report.passed and report.scores is not None and report.scores.kind == "independent", report.findings
     assert jaxconv.load(tmp_path / "output", backend="torch").max_length == TEXT["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("rope", [{"mrope_section": [8, 4, 4]}, {"mrope_section": [8, 4, 4], "mrope_interleaved": False}])
+def test_positions_that_vllm_would_not_interleave_are_said(qwen3_vl: Path, tmp_path: Path, rope: dict[str, Any]) -> None:
+    """vLLM goes by the key, transformers' class does not; pairs of text alone have no such positions."""
+    source = linked(qwen3_vl, tmp_path / "source", "config.json")
+    config = config_of(qwen3_vl)
+    config["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, **rope}
+    (source / "config.json").write_text(json.dumps(config))
+    warnings = {
+        alone: " ".join(jaxconv.inspect(source, token_ids=[FALSE, TRUE], text_only=alone)["warnings"])
+        for alone in (False, True)
+    }
+    assert "no mrope_interleaved true" in warnings[False] and "mrope_interleaved" not in warnings[True]
+    whole = jaxconv.inspect(qwen3_vl, token_ids=[FALSE, TRUE])["warnings"]
+    assert "mrope_interleaved" not in " ".join(whole)
