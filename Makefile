@@ -31,7 +31,7 @@ $(TRAINERS): requirements/trainers.txt
 	touch $@
 
 test: $(STAMP)
-	@echo "3400 tests: about seven minutes on two quiet cores. test-slow and test-vllm run the others."
+	@echo "3600 tests: about eight minutes on two quiet cores. test-slow and test-vllm run the others."
 	$(VENV)/bin/python -m pytest -n 2 -q -m "not vllm and not slow"
 
 test-slow: $(STAMP) $(TRAINERS)
