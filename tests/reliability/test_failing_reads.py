@@ -50,7 +50,7 @@ COPIES = {"copy_file_range", "sendfile", "sendfile64", "pread", "pread64"}
 READS = {"read", "pread", "pread64", "readv", "preadv", "preadv64", "preadv2", "preadv64v2"}
 FAULTS = {
     "copy": Fault("safetensors", "model-00002-*", 500_000, COPIES),
-    "link": Fault("safetensors", "model-00004-*", 8_000, COPIES, {"copy_mode": "link"}),
+    "link": Fault("safetensors", "model-00004-*", 8_000, COPIES | READS, {"copy_mode": "link"}),
     "link, header": Fault("safetensors", "model-00001-*", 0, READS, {"copy_mode": "link"}),
     "rewrite": Fault("safetensors", "model-00002-*", 500_000, READS, {"dtype": "float32"}),
     "config": Fault("safetensors", "config.json", 0, READS),
