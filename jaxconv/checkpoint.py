@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -65,6 +65,38 @@ class Extent:
     length: int
 
 
+BOX = 1 << 26  # bytes of an array that are read at once, where it is read part by part
+Box: TypeAlias = tuple[tuple[int, ...], Array]  # a part of an array: the index where it begins, and its values
+Place: TypeAlias = Callable[[tuple[int, ...], Array], tuple[tuple[slice, ...], Array] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """How a tensor is put together from the parts of a large array, which are read in one pass for all tensors in it.
+
+    Attributes:
+        read: Gives the parts of the array, each once. Tensors of one array have the same function.
+        shape: The shape in which `place` sees the tensor, with as many elements in the same order.
+        place: From a part of the array to its region of the tensor, and the values there; None if there are none.
+        cut: The axes of the array that parts may cut.
+    """
+
+    read: Callable[[], Iterator[Box]]
+    shape: tuple[int, ...]
+    place: Place
+    cut: frozenset[int]
+
+
+def whole_place(start: tuple[int, ...], values: Array) -> tuple[tuple[slice, ...], Array]:
+    """The place of a part in its own array.
+
+    Args:
+        start: The index where the part begins.
+        values: Its values.
+    """
+    return tuple(slice(first, first + size) for first, size in zip(start, values.shape, strict=True)), values
+
+
 @dataclass(frozen=True, slots=True)
 class TensorRef:
     """A tensor that has not been read.
@@ -73,7 +105,8 @@ class TensorRef:
     returns slices at `ids` along an axis, in that order, reading no more than it must.
     `extent` is set when the bytes lie in a file in output form, so that they can be copied unread. `computed` says that
     a whole `read()` computes every element anew, so that of stacked layers one should be taken. `packed` is set where the
-    elements are products of codes and scales, which take less memory.
+    elements are products of codes and scales, which take less memory. `boxes` is set where the tensor is part of an array
+    that is large enough to be read part by part.
     """
 
     name: str
@@ -84,6 +117,7 @@ class TensorRef:
     extent: Extent | None = None
     computed: bool = False
     packed: Packed | None = field(default=None, repr=False, compare=False)
+    boxes: Boxes | None = field(default=None, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped
 from jaxconv.errors import LayoutError
 from jaxconv.json_files import JsonObject
+from jaxconv.layouts._part_boxes import part_boxes
 
 Sizes = Mapping[str, int]
 LISTED = 5
@@ -74,19 +75,16 @@ def _shifted(by: float) -> Callable[[Array, Sequence[str], Sizes], Array]:
     return change
 
 
-def _halves(x: Array, axes: Sequence[str], sizes: Sizes) -> Array:
-    """Rotary pairs that lie side by side -> first members in the first half, second members in the second."""
-    import numpy as np
+def _rotary(to_halves: bool) -> Callable[[Array, Sequence[str], Sizes], Array]:
+    """Rotary pairs side by side <-> first members in the first half, second members in the second."""
 
-    axis, size = axes.index("H"), sizes["H"]
-    return x.take(np.arange(size).reshape(size // 2, 2).T.reshape(-1), axis)
+    def change(x: Array, axes: Sequence[str], sizes: Sizes) -> Array:
+        import numpy as np
 
+        shape = (-1, 2) if to_halves else (2, -1)
+        return x.take(np.arange(sizes["H"]).reshape(shape).T.reshape(-1), axes.index("H"))
 
-def _pairs(x: Array, axes: Sequence[str], sizes: Sizes) -> Array:
-    import numpy as np
-
-    axis, size = axes.index("H"), sizes["H"]
-    return x.take(np.arange(size).reshape(2, size // 2).T.reshape(-1), axis)
+    return change
 
 
 VALUES: Mapping[str, ValueChange] = {
@@ -94,7 +92,7 @@ VALUES: Mapping[str, ValueChange] = {
     "over sqrt(D)": ValueChange(_scaled(-0.5, "D"), _scaled(0.5, "D")),
     "over bfloat16 sqrt(D)": ValueChange(_scaled(-0.5, "D", "bfloat16"), _scaled(0.5, "D", "bfloat16")),
     "minus one": ValueChange(_shifted(-1.0), _shifted(1.0)),
-    "rope in halves": ValueChange(_halves, _pairs, elementwise=False),
+    "rope in halves": ValueChange(_rotary(True), _rotary(False), elementwise=False),
 }
 
 
@@ -240,8 +238,7 @@ def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes
     symbols = rule.axes.split()
     alone = ref.computed and "L" in symbols  # then one layer is taken, because all would be computed for it
     at = {"L": 0 if alone else index[0], "P": index[1]}
-    kept = [symbol for symbol in symbols if symbol not in "LP"]
-    groups = [group.split(".") for group in rule.hf_axes.split()]
+    kept, groups = [symbol for symbol in symbols if symbol not in "LP"], [group.split(".") for group in rule.hf_axes.split()]
     order = [symbol for group in groups for symbol in group]
     shape = tuple(math.prod(sizes[symbol] for symbol in group) for group in groups)
     cut: dict[str, int | slice] = {**at, "W": slice(sizes["V"])}
@@ -253,12 +250,15 @@ def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes
             array = VALUES[value].to_hf(array, order, sizes)
         return array
 
+    whole_heads = any(not VALUES[value].elementwise for value in rule.values)
+    parts = part_boxes(ref, symbols, order, index, sizes, change, "H" if whole_heads else "")
+
     def read() -> Array:
         array = ref.take([index[0]], symbols.index("L")) if alone else mapped(ref)
         return change(array[select].transpose(permutation)).reshape(shape)
 
     def take(ids: Sequence[int], axis: int) -> Array:
-        if len(kept) < len(symbols) or len(order) > len(groups) or not all(VALUES[v].elementwise for v in rule.values):
+        if len(kept) < len(symbols) or len(order) > len(groups) or whole_heads:
             return read().take(list(ids), axis)
         return change(ref.take(ids, permutation[axis]).transpose(permutation))[tuple(
             slice(None) if number == axis else slice(sizes[symbol]) for number, symbol in enumerate(order)
@@ -267,8 +267,8 @@ def _tensor(name: str, rule: Rule, ref: TensorRef, index: tuple[int, int], sizes
     if list(select) == [slice(None)] * len(symbols) and permutation == sorted(permutation) and not rule.values:
         if len(order) == len(groups):
             return ref.renamed(name)
-        return replace(ref, name=name, shape=shape, read=read, take=take)
-    return TensorRef(name, ref.dtype, shape, read, take)
+        return replace(ref, name=name, shape=shape, read=read, take=take, boxes=parts)
+    return TensorRef(name, ref.dtype, shape, read, take, boxes=parts)
 
 
 def to_foreign(rule: Rule, parts: Mapping[tuple[int, int], Array], sizes: Sizes) -> Array:

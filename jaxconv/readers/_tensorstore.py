@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import SAFETENSORS_NAMES, Array, TensorRef, numpy_dtype
+from jaxconv.checkpoint import BOX, SAFETENSORS_NAMES, Array, Box, Boxes, Extent, TensorRef, numpy_dtype, whole_place
 from jaxconv.errors import SourceError
 from jaxconv.file_errors import reading
 from jaxconv.json_files import JsonDict, JsonObject
 from jaxconv.readers._last_read import LastRead
+from jaxconv.readers._streamed_chunk import streamed
 from jaxconv.storage import File, FileIdentity, RemotePath, RemoteTree, available, identities_of
 
 MAX_PART = 255  # bytes of a name between two slashes on Linux
@@ -132,12 +134,15 @@ def check_inside(path: str, where: str) -> str:
     return path
 
 
-def open_tensors(specs: Mapping[str, JsonObject], where: str) -> dict[str, TensorRef]:
+def open_tensors(
+    specs: Mapping[str, JsonObject], where: str, places: Mapping[str, Extent] | None = None
+) -> dict[str, TensorRef]:
     """References to the arrays of TensorStore specs, by name.
 
     Args:
         specs: Name of each tensor -> its TensorStore spec.
         where: The checkpoint, for messages.
+        places: Where the values of its database lie in local files, by key.
 
     Raises:
         SourceError: An array does not open, or its dtype is not one of safetensors.
@@ -151,7 +156,7 @@ def open_tensors(specs: Mapping[str, JsonObject], where: str) -> dict[str, Tenso
         opening = {name: tensorstore.open(specs[name], read=True, context=context) for name in names[start : start + BATCH]}
         for name, future in opening.items():
             try:
-                tensors[name] = _tensor(name, future.result(), where)
+                tensors[name] = _tensor(name, future.result(), where, places or {})
             except (ValueError, OSError, OverflowError) as error:
                 raise SourceError(
                     f"{where}: array {name} does not open: {_first_line(error)}. The checkpoint is incomplete or damaged; "
@@ -169,7 +174,7 @@ NEXT_STEPS = {"int4": FOUR_BITS, "uint4": FOUR_BITS, "float4_e2m1fn": FOUR_BITS}
 OTHER = "Save the array as a float or integer of 8 bits or more."
 
 
-def _tensor(name: str, array: Any, where: str) -> TensorRef:
+def _tensor(name: str, array: Any, where: str, places: Mapping[str, Extent]) -> TensorRef:
     stored = array.dtype.name
     if stored not in SAFETENSORS_NAMES:
         raise SourceError(
@@ -186,30 +191,66 @@ def _tensor(name: str, array: Any, where: str) -> TensorRef:
             "has. The checkpoint is damaged; copy it again."
         )
 
-    def fetch(view: Any) -> Array:
-        import numpy as np
-        import tensorstore
-
-        try:
-            values = np.empty(
-                view.shape, view.dtype.numpy_dtype
-            )  # NumPy allocates in huge pages, TensorStore's read does not
-            tensorstore.array(values).write(view).result()
-        except (ValueError, OSError, MemoryError) as error:
-            raise SourceError(f"{where}: array {name} cannot be read: {_first_line(error)}. Copy it again.") from None
-        return values
-
-    whole = LastRead(lambda: fetch(array))
+    what = f"{where}: array {name}"
+    whole = LastRead(lambda: _fetch(array, what))
     one_chunk = chunk_shape == tuple(array.shape)  # which TensorStore decodes as a whole for any row
+    boxes = None
+    if math.prod(array.shape) * itemsize > BOX:
+        streaming = streamed(array, SAFETENSORS_NAMES[stored], places, what) if one_chunk else None
+        boxes = streaming or _chunked(array, chunk_shape, itemsize, what)
 
     def take(ids: Sequence[int], axis: int) -> Array:
         import tensorstore
 
-        if one_chunk or whole.held:
+        if whole.held or (one_chunk and (boxes is None or axis != 0)):
             return whole.read().take(list(ids), axis)
-        return fetch(array[tensorstore.d[axis][list(ids)]])
+        if one_chunk and boxes is not None:
+            return _rows(boxes, ids)
+        return _fetch(array[tensorstore.d[axis][list(ids)]], what)
 
-    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), whole.read, take)
+    return TensorRef(name, SAFETENSORS_NAMES[stored], tuple(array.shape), whole.read, take, boxes=boxes)
+
+
+def _fetch(view: Any, what: str) -> Array:
+    import numpy as np
+    import tensorstore
+
+    try:
+        values = np.empty(view.shape, view.dtype.numpy_dtype)  # NumPy allocates in huge pages, TensorStore's read does not
+        tensorstore.array(values).write(view).result()
+    except (ValueError, OSError, MemoryError) as error:
+        raise SourceError(f"{what} cannot be read: {_first_line(error)}. Copy it again.") from None
+    return values
+
+
+def _chunked(array: Any, chunk_shape: tuple[int, ...], itemsize: int, what: str) -> Boxes | None:
+    """Parts of whole chunks, as many along the last axes as fit; None if a chunk is larger than a part may be."""
+    sides = list(chunk_shape)
+    if math.prod(sides) * itemsize > BOX:
+        return None
+    for axis in reversed(range(len(sides))):
+        room = max(1, BOX // (math.prod(sides) * itemsize))
+        sides[axis] *= min(room, -(-array.shape[axis] // sides[axis]))
+
+    def read() -> Iterator[Box]:
+        for start in itertools.product(*(range(0, size, side) for size, side in zip(array.shape, sides, strict=True))):
+            ends = (min(size, first + side) for size, first, side in zip(array.shape, start, sides, strict=True))
+            yield start, _fetch(array[tuple(slice(first, end) for first, end in zip(start, ends, strict=True))], what)
+
+    cut = frozenset(axis for axis, size in enumerate(array.shape) if sides[axis] < size)
+    return Boxes(read, tuple(array.shape), whole_place, cut)
+
+
+def _rows(boxes: Boxes, ids: Sequence[int]) -> Array:
+    """Slices of the first axis, from an array that is read no further than the last of them."""
+    import numpy as np
+
+    rows: dict[int, Array] = {}
+    for start, values in boxes.read():
+        rows |= {row: values[row - start[0]].copy() for row in ids if 0 <= row - start[0] < values.shape[0]}
+        if len(rows) == len(set(ids)):
+            break
+    return np.stack([rows[row] for row in ids])
 
 
 def _store(root: str) -> Any:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from jaxconv.checkpoint import Checkpoint
+from jaxconv.checkpoint import Checkpoint, Extent
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonDict, JsonObject, parse_json
+from jaxconv.readers._streamed_chunk import database_places
 from jaxconv.readers._tensorstore import Location, check_inside, open_tensors, require
 from jaxconv.readers._training_state import OPTIMIZER, Keys, parameter_names
 from jaxconv.storage import missing_extra
@@ -69,7 +70,7 @@ def open(weights: Path | str, step: int | None = None) -> Checkpoint:
     names, notes = parameter_names(specs, where)
     if len(set(names.values())) != len(names):
         raise SourceError(f"{where}: two arrays have the same name; expected one of each. Save the checkpoint again.")
-    tensors = open_tensors({names[keys]: specs[keys] for keys in names}, where)
+    tensors = open_tensors({names[keys]: specs[keys] for keys in names}, where, _places(item))
     return Checkpoint(FORMAT, where, tensors, files=files, notes=(*step_notes, *notes))
 
 
@@ -177,6 +178,13 @@ def _specs(location: Location) -> dict[Keys, JsonDict]:
     # Older versions of Orbax do not store chunks of zeros. Where all chunks are stored, a missing one is an error.
     fill = not document.get("store_array_data_equal_to_fill_value")
     return {path: _spec(location, ".".join(path), bool(database), driver, fill) for path in keys}
+
+
+def _places(location: Location) -> dict[str, Extent]:
+    """Where the values of a local database lie, by key."""
+    if not isinstance(location.root, Path) or not (location.root / MANIFEST).is_file():
+        return {}
+    return database_places(location.kvstore(), location.root)
 
 
 def _spec(location: Location, name: str, database: bool, driver: str, fill: bool = True) -> JsonDict:

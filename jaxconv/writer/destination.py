@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from jaxconv.checkpoint import Extent
+from jaxconv.checkpoint import Array, Extent
 from jaxconv.errors import SourceError
 from jaxconv.storage import File, read_blocks
 from jaxconv.writer.io_errors import reading_source
@@ -24,6 +24,15 @@ class Sink(Protocol):
         Args:
             view: The bytes.
             offset: Where they begin in the file.
+        """
+        ...
+
+    def mapped(self, offset: int, nbytes: int) -> Array | None:
+        """Bytes of the file to be written in any order, as memory; None if the file takes them in order only.
+
+        Args:
+            offset: Where they begin in the file.
+            nbytes: How many.
         """
         ...
 

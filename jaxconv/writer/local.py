@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxconv.checkpoint import Extent
+from jaxconv.checkpoint import Array, Extent
 from jaxconv.errors import SourceError
 from jaxconv.storage import File
 from jaxconv.writer.destination import Progress, Sink, copy_blocks
@@ -34,7 +35,7 @@ class LocalDirectory:
     @contextlib.contextmanager
     def create(self, name: str, nbytes: int) -> Iterator[Sink]:
         """A new file `name`, synced at the end. It grows with what is written, so `nbytes` is not needed."""
-        with (self.directory / name).open("xb", buffering=0) as file:
+        with (self.directory / name).open("x+b", buffering=0) as file:
             yield _LocalFile(file.fileno())
             os.fsync(file.fileno())
 
@@ -71,6 +72,17 @@ class _LocalFile:
         while done < len(view):
             done += os.pwrite(self.handle, view[done:], offset + done)
         _start_writeback(self.handle, offset, done)
+
+    def mapped(self, offset: int, nbytes: int) -> Array | None:
+        """Memory over the file. The disk's space is taken first: a full disk would end the process at a later store."""
+        import numpy as np
+
+        if not hasattr(os, "posix_fallocate"):
+            return None
+        os.posix_fallocate(self.handle, offset, nbytes)
+        begin = offset % mmap.ALLOCATIONGRANULARITY
+        memory = mmap.mmap(self.handle, begin + nbytes, offset=offset - begin)
+        return np.frombuffer(memory, np.uint8, nbytes, begin)
 
     def copy(self, extent: Extent, offset: int, progress: Progress) -> None:
         if not isinstance(extent.path, Path):

@@ -124,6 +124,9 @@ class _Upload:
             while (content := self._early.pop(self._end, None)) is not None:
                 self._append(memoryview(content))
 
+    def mapped(self, offset: int, nbytes: int) -> None:
+        """Parts of an upload come in order."""
+
     def copy(self, extent: Extent, offset: int, progress: Progress) -> None:
         copy_blocks(extent, self, offset, progress)
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 
 from jaxconv.checkpoint import Array, Extent, TensorRef
 from jaxconv.errors import RefusedError, SourceError
 from jaxconv.safetensors_header import header_bytes
 from jaxconv.storage import identity_of
+from jaxconv.writer.boxes import THREADS, TILE, write_boxes
 from jaxconv.writer.destination import Destination, Progress, Sink
 from jaxconv.writer.io_errors import reading_source, writing_output
 from jaxconv.writer.shards import OutputFile
 from jaxconv.writer.source_files import check_unchanged
 
 BLOCK = 1 << 22  # bytes of a transposed matrix that are put in order at once
-TILE = (512, 64)  # rows and columns that are put in order at once: 64 KB of two bytes each, which fit in a cache
-READ_AHEAD = 1 << 29  # bytes that may be held while the next tensor is read
-THREADS = min(4, os.cpu_count() or 1)
+READ_AHEAD = 1 << 28  # bytes that may be held while the next tensor is read
 
 
 def write_file(plan: OutputFile, destination: Destination, copy_mode: str, progress: Progress) -> str:
@@ -65,32 +63,45 @@ def _write_file(plan: OutputFile, destination: Destination, copy_mode: str, prog
     header = header_bytes(layout, plan.metadata)
     with destination.create(plan.name, len(header) + plan.nbytes) as sink:
         sink.write(memoryview(header), 0)
-        _write_pieces(_pieces(plan.tensors), sink, len(header), progress)
+        starts = accumulate((ref.nbytes for ref in plan.tensors), initial=len(header))
+        left = _write_large(dict(zip(starts, plan.tensors)), sink, progress)  # noqa: B905
+        _write_pieces(_pieces(left), sink, progress)
     return "write"
 
 
-def _pieces(tensors: tuple[TensorRef, ...]) -> Iterator[Extent | TensorRef]:
-    """The tensors in order, neighbouring extents of one file joined into one."""
-    pending: Extent | None = None
-    for ref in tensors:
+def _write_large(tensors: Mapping[int, TensorRef], sink: Sink, progress: Progress) -> Mapping[int, TensorRef]:
+    """Writes the tensors of arrays that are read part by part, if the file takes parts. Returns the others, by offset."""
+    groups: dict[object, list[tuple[int, TensorRef]]] = {}
+    for offset, ref in tensors.items():
+        if ref.boxes is not None:
+            groups.setdefault(ref.boxes.read, []).append((offset, ref))
+    written = {offset for group in groups.values() if write_boxes(group, sink, progress) for offset, _ in group}
+    return {offset: ref for offset, ref in tensors.items() if offset not in written}
+
+
+def _pieces(tensors: Mapping[int, TensorRef]) -> Iterator[tuple[int, Extent | TensorRef]]:
+    """The tensors with their offsets, in order, neighbouring extents of one file joined into one."""
+    begin, pending = 0, None
+    for offset, ref in tensors.items():
         extent = ref.extent
-        if extent and pending and extent.path == pending.path and extent.offset == pending.offset + pending.length:
+        joins = pending is not None and offset == begin + pending.length
+        if joins and extent and pending and extent.path == pending.path and extent.offset == pending.offset + pending.length:
             pending = Extent(pending.path, pending.offset, pending.length + extent.length)
             continue
         if pending:
-            yield pending
-        pending = extent
+            yield begin, pending
+        begin, pending = offset, extent
         if extent is None:
-            yield ref
+            yield offset, ref
     if pending:
-        yield pending
+        yield begin, pending
 
 
-def _write_pieces(pieces: Iterable[Extent | TensorRef], sink: Sink, offset: int, progress: Progress) -> None:
-    """Copies and writes the pieces in order from an offset on; the next tensor is read meanwhile if both are small."""
+def _write_pieces(pieces: Iterable[tuple[int, Extent | TensorRef]], sink: Sink, progress: Progress) -> None:
+    """Copies and writes the pieces in order to their offsets; the next tensor is read meanwhile if both are small."""
     with ThreadPoolExecutor(1) as reader:
         ahead: Future[Array] | None = None
-        for piece, following in pairwise(chain(pieces, [None])):
+        for (offset, piece), (_, following) in pairwise(chain(pieces, [(0, None)])):
             array = None  # the previous one is released before another is read
             if isinstance(piece, TensorRef):
                 array = _read(piece) if ahead is None else ahead.result()
@@ -100,9 +111,8 @@ def _write_pieces(pieces: Iterable[Extent | TensorRef], sink: Sink, offset: int,
             ahead = reader.submit(_read, following) if fits and isinstance(following, TensorRef) else None
             if isinstance(piece, Extent):
                 sink.copy(piece, offset, progress)
-                offset += piece.length
             elif piece is not None and array is not None:
-                offset = _write_tensor(piece, array, sink, offset, progress)
+                _write_tensor(piece, array, sink, offset, progress)
 
 
 def _read(ref: TensorRef) -> Array:
@@ -119,8 +129,8 @@ def _footprint(array: Array) -> int:
     return array.nbytes
 
 
-def _write_tensor(ref: TensorRef, array: Array, sink: Sink, offset: int, progress: Progress) -> int:
-    """Writes the tensor's array at an offset of the file. Returns the offset where it ends."""
+def _write_tensor(ref: TensorRef, array: Array, sink: Sink, offset: int, progress: Progress) -> None:
+    """Writes the tensor's array at an offset of the file."""
     import numpy as np
 
     if array.nbytes != ref.nbytes:
@@ -130,7 +140,6 @@ def _write_tensor(ref: TensorRef, array: Array, sink: Sink, offset: int, progres
     else:
         sink.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, offset)
         progress(array.nbytes)
-    return offset + array.nbytes
 
 
 def _write_strided(array: Array, sink: Sink, offset: int, progress: Progress) -> None:
