@@ -18,6 +18,7 @@ GEMMAS = ("gemma", "gemma2", "gemma3_text")
 WINDOWED_BY_FLAG = ("qwen2", "qwen3", "qwen3_moe")  # a sliding_window without use_sliding_window has no effect
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+LENGTH_DEPENDENT = ("dynamic", "longrope")
 NO_WINDOW = 2**30
 
 
@@ -68,6 +69,11 @@ class DecoderConfig:
     four_norms: bool = False
     fused: bool = False
     softcap: float | None = None
+
+    @property
+    def prefix_is_reusable(self) -> bool:
+        """Whether a token's keys are the same in every sequence that begins alike: no rotation depends on the length."""
+        return not any(rope.kind in LENGTH_DEPENDENT for rope in self.ropes)
 
 
 def decoder_config(config: JsonObject) -> DecoderConfig:

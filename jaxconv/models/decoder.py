@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,142 +14,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from jaxconv.checkpoint import Array
+from jaxconv.models.attention import KeyValues, Prefix, visibility
 from jaxconv.models.batching import Batcher
 from jaxconv.models.config import DecoderConfig
+from jaxconv.models.layer import Layer, rms_norm
 from jaxconv.models.picture_tokens import PictureTokens
-from jaxconv.models.rope import cos_sin, rotate
+from jaxconv.models.rope import cos_sin
 from jaxconv.models.token_ids import check_token_ids
-
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "silu": jax.nn.silu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-}
-Arrays = Mapping[str, jax.Array]
-
-
-def rms_norm(x: jax.Array, weight: jax.Array, config: DecoderConfig) -> jax.Array:
-    """RMS norm over the last axis, computed in float32; Gemma stores weight - 1 and scales before rounding.
-
-    Args:
-        x: Features [..., F], of any floating-point dtype.
-        weight: The norm's weight [F], as it is stored.
-        config: The model's config, which gives epsilon and whether it is a Gemma.
-
-    Returns:
-        An array of the shape of `x`, and of its dtype if `weight` has that dtype.
-    """
-    x32 = x.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.eps)
-    if config.gemma:
-        return (normed * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
-    return weight * normed.astype(x.dtype)
-
-
-def dequantised(codes_FD: jax.Array, scale_FG: jax.Array, zero_FG: jax.Array | None) -> jax.Array:
-    """(code - zero point) * scale, each operation in float32.
-
-    Args:
-        codes_FD: Codes of 8 bits.
-        scale_FG: A scale for each group of columns, float32.
-        zero_FG: The zero points likewise; None where they are zero.
-
-    Returns:
-        float32 [F, D].
-    """
-    F, D = codes_FD.shape
-    wide_FGC = codes_FD.astype(jnp.float32).reshape(F, scale_FG.shape[1], -1)
-    if zero_FG is not None:
-        wide_FGC = wide_FGC - zero_FG[..., None]
-    return (wide_FGC * scale_FG[..., None]).reshape(F, D)
-
-
-class Layer(nnx.Module):
-    """One kind of decoder layer. Its parameters are named as in the checkpoint, dots written as underscores."""
-
-    def __init__(self, config: DecoderConfig, moe: bool, arrays: Arrays) -> None:
-        self.config = config
-        self.moe = moe
-        self.weights = nnx.Dict({name: nnx.Param(array) for name, array in arrays.items()})
-
-    def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array) -> jax.Array:
-        """The layer's output [B, T, D]."""
-        attended = self._attention(self._norm(x_BTD, "input_layernorm"), mask_BTS, cos_BTF, sin_BTF)
-        if self.config.four_norms:
-            x_BTD = x_BTD + self._norm(attended, "post_attention_layernorm")
-            h_BTD = self._mlp(self._norm(x_BTD, "pre_feedforward_layernorm"))
-            return x_BTD + self._norm(h_BTD, "post_feedforward_layernorm")
-        x_BTD = x_BTD + attended
-        return x_BTD + self._mlp(self._norm(x_BTD, "post_attention_layernorm"))
-
-    def _weight(self, name: str) -> jax.Array:
-        """A weight; of codes and scales the numbers, as they would be had they been computed on loading."""
-        array: jax.Array = self.weights[name][...]
-        if f"{name}_scale" not in self.weights:
-            return array
-        zeros = self.weights[f"{name}_zero"][...] if f"{name}_zero" in self.weights else None
-        numbers = dequantised(array, self.weights[f"{name}_scale"][...], zeros)
-        return numbers.astype(self.weights["input_layernorm"][...].dtype)
-
-    def _norm(self, x: jax.Array, name: str) -> jax.Array:
-        return rms_norm(x, self._weight(name), self.config)
-
-    def _linear(self, x: jax.Array, name: str) -> jax.Array:
-        y = jnp.einsum("...D,FD->...F", x, self._weight(name))
-        return y + self._weight(f"{name}_bias") if f"{name}_bias" in self.weights else y
-
-    def _attention(self, x_BTD: jax.Array, mask_BTS: jax.Array, cos_BTF: jax.Array, sin_BTF: jax.Array) -> jax.Array:
-        config = self.config
-        B, T, _ = x_BTD.shape
-        q_BTNH = self._linear(x_BTD, "q_proj").reshape(B, T, config.num_heads, config.head_dim)
-        k_BSKH = self._linear(x_BTD, "k_proj").reshape(B, T, config.num_kv_heads, config.head_dim)
-        v_BSKH = self._linear(x_BTD, "v_proj").reshape(B, T, config.num_kv_heads, config.head_dim)
-        if config.qk_norm:
-            q_BTNH, k_BSKH = self._norm(q_BTNH, "q_norm"), self._norm(k_BSKH, "k_norm")
-        q_BTNH, k_BSKH = rotate(q_BTNH, cos_BTF, sin_BTF), rotate(k_BSKH, cos_BTF, sin_BTF)
-        if config.softcap is None:
-            out_BTNH = jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None], scale=config.scale)
-        else:
-            out_BTNH = _softcapped_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, config.scale, config.softcap)
-        return self._linear(out_BTNH.reshape(B, T, -1), "o_proj")
-
-    def _mlp(self, x_BTD: jax.Array) -> jax.Array:
-        activation = ACTIVATIONS[self.config.activation]
-        if self.moe:
-            return self._experts(x_BTD)
-        h_BTF = activation(self._linear(x_BTD, "gate_proj")) * self._linear(x_BTD, "up_proj")
-        return self._linear(h_BTF, "down_proj")
-
-    def _experts(self, x_BTD: jax.Array) -> jax.Array:
-        """Each token through its top experts: tokens sorted by expert, one ragged product per projection."""
-        moe = self.config.moe
-        assert moe is not None
-        x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        probabilities_XE = jax.nn.softmax(self._linear(x_XD, "router").astype(jnp.float32), axis=-1)
-        share_Xk, expert_Xk = jax.lax.top_k(probabilities_XE, moe.top_k)
-        if moe.normalise:
-            share_Xk = share_Xk / share_Xk.sum(axis=-1, keepdims=True)
-        order = jnp.argsort(expert_Xk.reshape(-1))
-        sizes_E = jnp.bincount(expert_Xk.reshape(-1), length=moe.num_experts)
-        sorted_YD = x_XD[order // moe.top_k]
-        gate = jax.lax.ragged_dot(sorted_YD, self._weight("experts_gate"), sizes_E)
-        up = jax.lax.ragged_dot(sorted_YD, self._weight("experts_up"), sizes_E)
-        out_YD = jax.lax.ragged_dot(ACTIVATIONS[self.config.activation](gate) * up, self._weight("experts_down"), sizes_E)
-        weighted_YD = out_YD * share_Xk.reshape(-1)[order, None].astype(out_YD.dtype)
-        return jnp.zeros_like(x_XD).at[order // moe.top_k].add(weighted_YD).reshape(x_BTD.shape)
-
-
-def _softcapped_attention(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array, scale: float, softcap: float
-) -> jax.Array:
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    logits = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH) * scale
-    logits = (jnp.tanh(logits / softcap) * softcap).astype(jnp.float32)
-    logits = jnp.where(mask_BTS[:, None, None], logits, float(np.finfo(np.float32).min))
-    shares = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", shares, v_BSKH).reshape(B, T, N, H)
 
 
 class Decoder(nnx.Module):
@@ -169,29 +40,51 @@ class Decoder(nnx.Module):
         self.runs = nnx.List(runs)
         self.mesh = mesh
 
-    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
-        """Final hidden states [B, T, D] in the weights' dtype. Padding, where the mask is 0, may lie on either side."""
-        with jax.default_matmul_precision(precision(self.norm[...].dtype)):
-            return self._hidden(ids_BT, mask_BT, pictures)
+    def __call__(
+        self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None, prefix: Prefix | None = None
+    ) -> jax.Array:
+        """Final hidden states [B, T, D] in the weights' dtype. Padding, where the mask is 0, may lie on either side.
 
-    def _hidden(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None) -> jax.Array:
+        Args:
+            ids_BT: Token ids, integers; those of a prefix are left out.
+            mask_BT: 1 for tokens, 0 for padding.
+            pictures: The pictures of the batch; None if it has none.
+            prefix: What `prefix` made of the tokens that all sequences begin with; None without such.
+        """
+        with jax.default_matmul_precision(precision(self.norm[...].dtype)):
+            x_BTD, _ = self._layers(ids_BT, mask_BT.astype(bool), pictures, prefix, keep=False)
+            return rms_norm(x_BTD, self.norm[...], self.config)
+
+    def prefix(self, ids_P: jax.Array, length: jax.Array) -> Prefix:
+        """What later batches need of the tokens that all their sequences begin with.
+
+        Args:
+            ids_P: Token ids, padded on the right.
+            length: How many of them are tokens.
+        """
+        mask_BT = (jnp.arange(ids_P.shape[0]) < length)[None]
+        with jax.default_matmul_precision(precision(self.norm[...].dtype)):
+            _, runs = self._layers(ids_P[None], mask_BT, None, None, keep=True)
+        return Prefix(tuple(KeyValues(run.keys[:, 0], run.values[:, 0]) for run in runs), length)
+
+    def _layers(
+        self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None, prefix: Prefix | None, keep: bool
+    ) -> tuple[jax.Array, list[Any]]:
+        """Hidden states before the final norm and, to `keep`, keys and values [L, B, T, K, H] of each run of layers."""
         config = self.config
-        mask_BT = mask_BT.astype(bool)
         x_BTD = self.embedding[...][ids_BT]
         if config.gemma:
             x_BTD = x_BTD * jnp.asarray(config.hidden_size**0.5, x_BTD.dtype)
-        length_B = mask_BT.sum(axis=1)
-        positions = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
+        before = 0 if prefix is None else prefix.length
+        positions = positions_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0) + before
         if pictures is not None:
             positions = pictures.positions_BTF
             x_BTD = jnp.where(pictures.index_BT[..., None] > 0, pictures.layer(0, x_BTD.dtype), x_BTD)
-        tables = [cos_sin(rope, positions, length_B) for rope in config.ropes]
+        tables = [cos_sin(rope, positions, mask_BT.sum(axis=1) + before) for rope in config.ropes]
         cos_RBTF, sin_RBTF = (jnp.stack(kind) for kind in zip(*tables, strict=True))
-        steps = jnp.arange(ids_BT.shape[1])
-        distance_TS = steps[:, None] - steps[None, :]
-        causal_BTS = (distance_TS >= 0) & mask_BT[:, None, :]
-        start = 0
-        for run in self.runs:
+        visible = visibility(mask_BT, positions_BT, prefix)
+        start, kept = 0, list[Any]()
+        for number, run in enumerate(self.runs):
             graph, state = nnx.split(run)
             stop = start + jax.tree.leaves(state)[0].shape[0]
             per_layer = (
@@ -199,30 +92,35 @@ class Decoder(nnx.Module):
                 jnp.asarray(config.windows[start:stop], jnp.int32),
                 jnp.asarray(config.rope_of_layer[start:stop], jnp.int32),
                 jnp.arange(start + 1, stop + 1, dtype=jnp.int32),
+                None if prefix is None else prefix.runs[number],
             )
 
-            def step(x: jax.Array, layer: Any, graph: Any = graph) -> tuple[jax.Array, None]:
-                weights, window, rope, number = layer
-                mask_BTS = causal_BTS & (distance_TS < window)
-                x = nnx.merge(graph, weights)(x, mask_BTS, cos_RBTF[rope], sin_RBTF[rope])
-                return (x if pictures is None else x + pictures.layer(number, x.dtype)), None
+            def step(x: jax.Array, layer: Any, graph: Any = graph) -> tuple[jax.Array, KeyValues | None]:
+                weights, window, rope, number, past = layer
+                x, own = nnx.merge(graph, weights)(x, visible.within(window), (cos_RBTF[rope], sin_RBTF[rope]), past)
+                x = x if pictures is None else x + pictures.layer(number, x.dtype)
+                return x, (own if keep else None)
 
-            x_BTD, _ = jax.lax.scan(step, x_BTD, per_layer)
+            x_BTD, own = jax.lax.scan(step, x_BTD, per_layer)
+            kept.append(own)
             start = stop
-        return rms_norm(x_BTD, self.norm[...], config)
+        return x_BTD, kept
 
-    def last(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
+    def last(
+        self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None, prefix: Prefix | None = None
+    ) -> jax.Array:
         """Hidden state of each sequence's last real token: what vLLM pools.
 
         Args:
-            ids_BT: Token ids, integers, padded on either side.
+            ids_BT: Token ids, integers, padded on either side; those of a prefix are left out.
             mask_BT: 1 for tokens, 0 for padding.
             pictures: The pictures of the batch; None if it has none.
+            prefix: What `prefix` made of the tokens that all sequences begin with; None without such.
 
         Returns:
             float32 [B, hidden_size].
         """
-        x_BTD = self(ids_BT, mask_BT, pictures)
+        x_BTD = self(ids_BT, mask_BT, pictures, prefix)
         steps = jnp.arange(ids_BT.shape[1])
         last_B = jnp.max(jnp.where(mask_BT.astype(bool), steps, 0), axis=1)
         return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
@@ -291,3 +189,17 @@ def last_hidden(
     """
     hidden_BD: jax.Array = nnx.merge(graph, state).last(ids_BT, mask_BT, pictures)
     return hidden_BD
+
+
+@partial(jax.jit, static_argnums=0)
+def shared_prefix(graph: Any, state: Any, ids_P: jax.Array, length: jax.Array) -> Prefix:
+    """Compiled `Decoder.prefix` of a split decoder.
+
+    Args:
+        graph: The decoder's graph definition, from `nnx.split`; static.
+        state: Its parameters, from the same split.
+        ids_P: Token ids, padded on the right.
+        length: How many of them are tokens.
+    """
+    prefix: Prefix = nnx.merge(graph, state).prefix(ids_P, length)
+    return prefix

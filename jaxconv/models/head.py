@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,20 @@ from flax import nnx
 from jaxconv.errors import SourceError
 from jaxconv.families import score_layer
 from jaxconv.json_files import read_object
-from jaxconv.models.batching import Batcher
-from jaxconv.models.decoder import Decoder
+from jaxconv.models.attention import Prefix
+from jaxconv.models.batching import Batcher, bucket
+from jaxconv.models.decoder import Decoder, shared_prefix
 from jaxconv.models.loading import load_decoder
 from jaxconv.models.picture_tokens import PictureTokens
+from jaxconv.models.prefixes import Group, prefix_groups
 from jaxconv.models.token_ids import check_token_ids
 from jaxconv.models.vision.prompts import load_tower, prompt_batches
 from jaxconv.pictures import PictureArrays
 from jaxconv.quantisation.reading import plain_classifier
 from jaxconv.readers import open_checkpoint
 from jaxconv.storage import original
+
+T = TypeVar("T")
 
 
 class Classifier(nnx.Module):
@@ -36,18 +41,20 @@ class Classifier(nnx.Module):
         self.weight = nnx.Param(weight_CD)
         self.bias = None if bias_C is None else nnx.Param(bias_C)
 
-    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None) -> jax.Array:
+    def __call__(
+        self, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None, prefix: Prefix | None = None
+    ) -> jax.Array:
         """Raw logits [B, labels] in float32."""
-        hidden_BD = self.decoder.last(ids_BT, mask_BT, pictures)
+        hidden_BD = self.decoder.last(ids_BT, mask_BT, pictures, prefix)
         logits_BC = jnp.einsum("BD,CD->BC", hidden_BD, self.weight[...], precision="highest")
         return logits_BC if self.bias is None else logits_BC + self.bias[...]
 
 
 @partial(jax.jit, static_argnums=0)
 def _logits(
-    graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None = None
+    graph: Any, state: Any, ids_BT: jax.Array, mask_BT: jax.Array, pictures: PictureTokens | None, prefix: Prefix | None
 ) -> jax.Array:
-    logits: jax.Array = nnx.merge(graph, state)(ids_BT, mask_BT, pictures)
+    logits: jax.Array = nnx.merge(graph, state)(ids_BT, mask_BT, pictures, prefix)
     return logits
 
 
@@ -88,7 +95,8 @@ class JaxClassifier:
         self.vocabulary_size = self.decoder.vocabulary_size
         self.compile_seconds = 0.0
         self._graph, self._state = nnx.split(Classifier(self.decoder, *rows))
-        self._batcher = Batcher()
+        self._decoder = nnx.split(self.decoder)
+        self._batchers: defaultdict[int, Batcher] = defaultdict(Batcher)  # by the padded length of the prefix
         self._compiled: set[tuple[int, ...]] = set()
 
     @property
@@ -100,13 +108,40 @@ class JaxClassifier:
         """Raw logits [labels] of each sequence of `token_ids`, with its `pictures`, pooled at its last token."""
         check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
-        for batch in prompt_batches(token_ids, pictures, self._tower, self.decoder, self._batcher):
-            started = time.perf_counter()
-            scores = np.asarray(_logits(self._graph, self._state, batch.ids_BT, batch.mask_BT, batch.tokens))
-            shape = (*batch.ids_BT.shape, int(batch.tokens is not None))
-            if shape not in self._compiled:
-                self._compiled.add(shape)
-                self.compile_seconds += time.perf_counter() - started
+        reusable = self.decoder.config.prefix_is_reusable and not any(pictures)
+        for group in prefix_groups(token_ids) if reusable else [Group(tuple(range(len(token_ids))), 0)]:
+            prefix = self._prefix(token_ids[group.rows[0]][: group.length]) if group.length else None
+            ends = [token_ids[row][group.length :] for row in group.rows]
+            for row, scores in zip(group.rows, self._ends(ends, pictures, prefix), strict=True):
+                rows[row] = scores
+        return rows
+
+    def _prefix(self, ids: Sequence[int]) -> Prefix:
+        padded = np.zeros(bucket(len(ids)), np.int32)
+        padded[: len(ids)] = ids
+        arrays = self.decoder.place(padded), self.decoder.place(np.asarray(len(ids), np.int32))
+        prefix: Prefix = self._run((len(padded),), shared_prefix, *self._decoder, *arrays)
+        return prefix
+
+    def _ends(
+        self, token_ids: Sequence[Sequence[int]], pictures: Sequence[PictureArrays], prefix: Prefix | None
+    ) -> list[list[float]]:
+        """The scores of sequences that begin with `prefix`, by their other tokens."""
+        rows: list[list[float]] = [[] for _ in token_ids]
+        before = 0 if prefix is None else prefix.runs[0].keys.shape[1]
+        for batch in prompt_batches(token_ids, pictures, self._tower, self.decoder, self._batchers[before]):
+            shape = (*batch.ids_BT.shape, int(batch.tokens is not None), before)
+            inputs = batch.ids_BT, batch.mask_BT, batch.tokens, prefix
+            scores = np.asarray(self._run(shape, _logits, self._graph, self._state, *inputs))
             for row, score in zip(batch.rows, scores.tolist(), strict=False):  # further rows only fill the shape
                 rows[row] = score
         return rows
+
+    def _run(self, shape: tuple[int, ...], function: Callable[..., T], *arguments: Any) -> T:
+        """The result of a compiled function, once it is there; the first call of a shape is counted and timed."""
+        started = time.perf_counter()
+        result: T = jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
+        if shape not in self._compiled:
+            self._compiled.add(shape)
+            self.compile_seconds += time.perf_counter() - started
+        return result

@@ -15,7 +15,8 @@ from jaxconv.checkpoint import Array, Checkpoint, TensorRef, mapped, numpy_dtype
 from jaxconv.errors import SourceError
 from jaxconv.json_files import JsonObject
 from jaxconv.models.config import DecoderConfig, decoder_config
-from jaxconv.models.decoder import Decoder, Layer
+from jaxconv.models.decoder import Decoder
+from jaxconv.models.layer import Layer
 
 EMBEDDING = "embed_tokens.weight"
 Index = tuple[slice, ...]

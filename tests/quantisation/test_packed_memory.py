@@ -17,7 +17,7 @@ from flax import nnx
 import jaxconv
 from benchmarks.process import run
 from benchmarks.quantised import config_of, make_source
-from jaxconv.models.decoder import dequantised
+from jaxconv.models.layer import dequantised
 from jaxconv.quantisation import reading
 from tests.support.quantised import OPTIONS, PAIRS, quantised_source
 from torch_backend.packed import PackedLinear

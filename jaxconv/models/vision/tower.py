@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from jaxconv.checkpoint import Checkpoint, mapped
 from jaxconv.errors import SourceError
 from jaxconv.models.batching import bucket
-from jaxconv.models.decoder import ACTIVATIONS, precision
+from jaxconv.models.decoder import precision
+from jaxconv.models.layer import ACTIVATIONS
 from jaxconv.models.rope import rotate
 from jaxconv.models.vision.config import VisionConfig
 from jaxconv.models.vision.grid import Grid, patch_grid
