@@ -1,4 +1,4 @@
-"""Runs the fast part of the suite in every supported Python: `make test-matrix`.
+"""Runs the fast part of the suite in every supported Python: `make test-matrix`, `make test-fast`.
 
 The fast part needs no PyTorch, so each environment holds jaxconv with JAX and the readers of Orbax alone: what a person
 with `pip install 'jaxconv[jax,orbax]'` has.
@@ -55,10 +55,12 @@ def environment(version: str) -> Path:
 
 
 def main() -> int:
-    """Tests every version; the exit code is that of the first that fails."""
-    for version in sys.argv[1:] or VERSIONS:
-        print(f"Python {version}", flush=True)
-        tests = [str(environment(version)), "-m", "pytest", "-n", "2", "-q", "-m", "not vllm and not torch", *FAST]
+    """Tests every version, or with `--here` the Python that runs; the exit code is that of the first that fails."""
+    here = sys.argv[1:] == ["--here"]
+    for version in ("",) if here else sys.argv[1:] or VERSIONS:
+        print(f"Python {version or sys.version.split()[0]}", flush=True)
+        python = sys.executable if here else str(environment(version))
+        tests = [python, "-m", "pytest", "-n", "2", "-q", "-m", "not vllm and not torch and not slow", *FAST]
         code = subprocess.run(tests, cwd=ROOT, check=False).returncode
         if code:
             return code

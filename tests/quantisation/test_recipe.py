@@ -1,4 +1,4 @@
-"""The guide's recipe for quantising an output, run as it stands there with the real llm-compressor."""
+"""The recipe of docs/quantised.md for quantising an output, run as it stands there with the real llm-compressor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAIRS = [("yes it is", "no that"), ("the this", "the other thing"), ("a", "yes y
 
 def recipe() -> str:
     """The Python block of the guide that uses llm-compressor."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quantised.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "llmcompressor" in block]
     return block
 

@@ -28,7 +28,7 @@ RUNS = [
     "llmcompressor/mixed_fp8_int4_llama", "modelopt/fp8_channel_qwen2", "torchao/fp8_weights_qwen2",
     "torchao/int8_llama_tied_shards", "torchao/int8_weights_qwen3",
 ]  # fmt: skip
-# What the CPU build cannot multiply, or vLLM refuses in any build, and its words; the table is in docs/guide.md.
+# What the CPU build cannot multiply, or vLLM refuses in any build, and its words; the table is in docs/quantised.md.
 AMX = "fp8/block_list_llama"  # where the machine has it, the scores must be equal
 REFUSES = {
     AMX: "requires AMX",
