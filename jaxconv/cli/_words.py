@@ -11,7 +11,6 @@ from jaxconv.arguments import did_you_mean
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
 BACKENDS = ("auto", "jax", "torch", "numpy")
-SCORING_BACKENDS = ("auto", "jax", "torch")  # NumPy runs no model
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("float32", "bfloat16", "float16")
 ACTIVATIONS = ("auto", "sigmoid", "identity")
@@ -21,7 +20,7 @@ CONSUMERS = ("vllm", "sentence-transformers")
 # What people type -> the word that the API takes.
 ALIASES = {
     "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "cuda": "gpu", "hardlink": "link",
-    "pytorch": "torch", "none": "identity",
+    "pytorch": "torch",
 }  # fmt: skip
 
 
