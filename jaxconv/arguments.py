@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import types
@@ -17,6 +18,19 @@ R = TypeVar("R")
 NAMES: Mapping[object, str] = {
     str: "a string", Path: "a path", int: "a whole number", float: "a number", bool: "True or False", type(None): "None",
 }  # fmt: skip
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A sentence that names the known words most like an unknown one, with a space before it; empty without one.
+
+    Args:
+        word: What the caller wrote.
+        known: The words there are.
+    """
+    lowered = word.lower()
+    containing = [name for name in known if len(lowered) > 2 and lowered in name]
+    near = containing or difflib.get_close_matches(lowered, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -21,11 +21,11 @@ from jaxconv.head import ScoreHead, compute_head, read_head_rows
 from jaxconv.inspection import describe_plan
 from jaxconv.json_files import JsonDict, dump_json
 from jaxconv.model import ReadOptions, read_config, read_model
-from jaxconv.plan import Plan, PlanOptions, make_plan
+from jaxconv.plan import Plan, PlanOptions, announced, make_plan
 from jaxconv.sources import Source, resolve
 from jaxconv.sources.hub import HubAccess
 from jaxconv.text.prompt import read_template
-from jaxconv.writer import OutputFile, check_output, check_provable, output_place, plan_files, staged_output, write_share
+from jaxconv.writer import OutputFile, check_or_note, check_provable, output_place, plan_files, staged_output, write_share
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.share import Progress
 
@@ -222,11 +222,11 @@ def convert_resolved(
     """
     started = time.monotonic()
     target = output_place(output)
-    check_output(target, (source.weights, source.assets), request.write)
+    note = check_or_note(target, (source.weights, source.assets), request.write, dry_run=request.dry_run)
     options = (request.read, request.plan, request.write, request.dry_run, request.verify)
     agree(processes, lambda: {"option": options, "config.json": read_config(source)})
     backend = get_backend(request.backend, request.device)
-    plan = make_plan(read_model(source, request.read, opened), request.plan)
+    plan = announced(make_plan(read_model(source, request.read, opened), request.plan), note)
     if request.verify or plan.model.family.by_proof:
         check_provable(target)
     rows, biases = read_head_rows(plan.model.lm_head, plan.tokens)

@@ -136,12 +136,12 @@ def inspect(
         >>> jaxconv.inspect("./my-reranker", classifier_from_tokens=["no", "yes"])["convertible"]
         True
     """
-    located, checkpoint = _headers(source, base, HubAccess(revision, token, offline))
     options = PlanOptions(
         preset=preset, method=method, classifier_from_tokens=classifier_from_tokens, token_ids=token_ids, dtype=dtype,
         template=read_template(template), activation=activation, calibrate=calibrate, scale=scale, bias=bias,
         allow_approximate=allow_approximate,
     )  # fmt: skip
+    located, checkpoint = _headers(source, base, HubAccess(revision, token, offline))
     description = _unread(located)
     try:
         compare: Rows = "sample" if checkpoint is None else "none"

@@ -12,6 +12,11 @@ from jaxconv.text.prompt import Prompt
 # Keys that would make vLLM convert a converted checkpoint once more.
 ON_THE_FLY = ("classifier_from_token", "method", "is_original_qwen3_reranker")
 
+NO_TEMPLATE = (
+    "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
+    "pass --template or --preset."
+)
+
 
 def on_the_fly_keys(config: JsonObject) -> list[str]:
     """Keys of a `config` that would make vLLM convert a converted checkpoint again; it looks in `text_config` too."""
@@ -32,10 +37,7 @@ def warnings_of(model: Model, prompt: Prompt, method: Method, *, allow_approxima
     """
     warnings = [*model.checkpoint.notes, *([PROOF] if model.family.by_proof else [])]
     if not prompt.known:
-        warnings.append(
-            "no prompt template is known: scores are near random unless the model was trained on the plain pair; "
-            "pass --template or --preset."
-        )
+        warnings.append(NO_TEMPLATE)
     if model.checkpoint.headers_only and model.lm_head.tied and model.lm_head.weight.name == model.family.head.weight:
         warnings.append(
             f"{model.family.head.weight} is stored beside the embedding that it is tied to; convert compares them, headers "

@@ -5,8 +5,9 @@ Reads headers, config and tokenizer; no tensor data, no framework.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxconv.activation import SELECTABLE, Activation
 from jaxconv.checkpoint import NUMPY_NAMES, dominant_dtype
@@ -15,7 +16,7 @@ from jaxconv.errors import RefusedError, TokenError, TokensUnknown, UsageError
 from jaxconv.head import METHODS, Affine, Method, affine
 from jaxconv.model import Model
 from jaxconv.model_warnings import warnings_of
-from jaxconv.presets import Preset, for_architecture
+from jaxconv.presets import Preset, for_architecture, get
 from jaxconv.presets.detect import detect, recorded
 from jaxconv.presets.known_prompt import prompt_for
 from jaxconv.presets.pixel_limits import pixels_to_serve
@@ -62,6 +63,8 @@ class PlanOptions:
         for name, (word, known) in words.items():
             if word is not None and word not in known:
                 raise UsageError(f"--{name} {word!r} is unknown; expected one of: {', '.join(known)}.")
+        if self.preset is not None:
+            get(self.preset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,20 @@ def make_plan(model: Model, options: PlanOptions) -> Plan:
         ),
         machine_warnings=fitted.machine_warnings,
     )
+
+
+def announced(plan: Plan, note: str | None) -> Plan:
+    """The plan with a note, all its warnings sent to the log `jaxconv`, which Python prints to stderr unless told otherwise.
+
+    Args:
+        plan: The plan.
+        note: What the caller should know beside it.
+    """
+    if note is not None:
+        plan = replace(plan, machine_warnings=(*plan.machine_warnings, note))
+    for warning in (*plan.warnings, *plan.machine_warnings):
+        logging.getLogger("jaxconv").warning("%s", warning)
+    return plan
 
 
 def _method(options: PlanOptions, preset: Preset | None) -> Method:

@@ -7,11 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+import jaxconv
 from jaxconv.cli import main
+from jaxconv.cli.presets import table
+from jaxconv.presets import presets
 from tests.support.tiny import tiny_checkpoint
 
 TOKENS = '["no","yes"]'
@@ -119,13 +124,61 @@ def test_a_link_that_cannot_be_is_a_copy_and_said(
         assert path.read_bytes() == (tmp_path / "copied" / path.relative_to(tmp_path / "linked")).read_bytes()
 
 
-def test_the_table_of_presets_cuts_no_hub_id(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a narrow terminal an id wraps and keeps all its characters."""
-    from jaxconv.presets import presets
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_table_of_presets_cuts_nothing(width: int) -> None:
+    """On a narrow terminal names and ids go on in the next line and keep all their characters."""
+    printed = StringIO()
+    Console(file=printed, width=width).print(table(presets()))
+    cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in printed.getvalue().splitlines() if "│" in line]
+    names, ids = ("".join(row[column] for row in cells) for column in (0, 3))
+    assert all(preset.name in names for preset in presets())
+    assert all(hub_id in ids for preset in presets() if not preset.refusal for hub_id in preset.hub_ids)
 
-    monkeypatch.setenv("COLUMNS", "80")
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each preset, with tabs between the columns."""
     assert main(["presets"]) == 0
-    printed = capsys.readouterr().out
-    rows = [line.split("│")[4].strip() for line in printed.splitlines() if line.startswith("│")]
-    ids = [hub_id for preset in presets() if not preset.refusal for hub_id in preset.hub_ids]
-    assert ids and all(hub_id in "".join(rows) for hub_id in ids)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [preset.name for preset in presets()] and {len(line) for line in lines} == {4}
+
+
+def test_an_unknown_preset_is_told_before_the_source_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest name is said, and those that are refused apart."""
+    assert main(["inspect", "no/such/source", "--preset", "qwen3-rerank"]) == 2
+    told = capsys.readouterr().err
+    assert "Did you mean qwen3-reranker?" in told and "jina-reranker-v3" in told.partition("Refused")[2]
+
+
+def test_inspect_speaks_no_python(qwen3: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tokens with their ids, yes and no, and a dash for what is unknown; --check makes a refusal the exit code."""
+    assert main(["inspect", str(qwen3), "--check"]) == 1
+    assert main(["inspect", str(qwen3), "--check", "--classifier-from-tokens", TOKENS]) == 0
+    shown = capsys.readouterr().out
+    assert not any(word in shown for word in ("None", "True", "False", "{'", "['")) and "no (" in shown
+
+
+def test_quiet_keeps_warnings(qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They go to stderr once; without --quiet that of the missing template is the last thing printed."""
+    command = ["convert", str(qwen3), str(tmp_path / "out"), "--classifier-from-tokens", TOKENS, "--backend", "numpy"]
+    assert main([*command, "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("no prompt template is known") == 1
+    assert main([*command, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "exists and is not empty" in shown and "--template FILE.jinja" in shown.splitlines()[-2]
+
+
+def test_the_api_logs_warnings(qwen3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log `jaxconv` has them."""
+    jaxconv.convert(qwen3, tmp_path / "out", classifier_from_tokens=["no", "yes"], backend="numpy")
+    assert [record.name for record in caplog.records if "no prompt template" in record.message] == ["jaxconv"]
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "presets"])
+def test_help_has_examples_and_whole_options(command: str) -> None:
+    """At 80 columns no option is cut, and commands to copy stand at the end."""
+    told = subprocess.run(
+        [sys.executable, "-m", "jaxconv", command, "--help"], capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "80"},
+    ).stdout  # fmt: skip
+    assert "Examples:" in told and "…  " not in told

@@ -36,8 +36,7 @@ def build_app() -> typer.Typer:
         name="jaxconv",
         help="Turn causal-LM rerankers into sequence classifiers that vLLM serves, exactly.",
         no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
+        rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         # vLLM's script spells its flags with underscores; both are taken, in every command.
         context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": hyphenated},

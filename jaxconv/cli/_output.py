@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from jaxconv.errors import UsageError
 from jaxconv.json_files import Unchecked
@@ -32,6 +33,47 @@ def print_after_publication(text: str) -> None:
             with contextlib.suppress(OSError):
                 reason = error.strerror or error
                 print(f"jaxconv: done; the summary cannot be written to stdout: {reason}.", file=sys.stderr, flush=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints what the caller should know to stderr."""
+    with contextlib.suppress(OSError):
+        for warning in warnings:
+            print(f"jaxconv: warning: {warning}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def warnings_printed_here() -> Iterator[None]:
+    """Keeps the log of the API quiet in the block: the command prints the warnings itself."""
+    log = logging.getLogger("jaxconv")
+    former, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = former
+
+
+def words_of(value: object, key: str = "") -> str:
+    """A JSON value as a person reads it: no quotes, brackets or names of Python's constants.
+
+    Args:
+        value: The value.
+        key: The key that it has in its document.
+    """
+    if value is None or value == [] or value == ():
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        if value.keys() == {"text", "id"}:
+            return f"{value['text']} ({value['id']})"
+        return ", ".join(f"{name} {words_of(entry, name)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        separator = " x " if key == "shape" else ", " if all(isinstance(entry, int | dict) for entry in value) else "; "
+        return separator.join(words_of(entry) for entry in value)
+    return str(value)
 
 
 def stdout_fails() -> bool:

@@ -8,12 +8,13 @@ from jaxconv.bundle.card import serve_command
 from jaxconv.bundle.quantisation import readers
 from jaxconv.cli._output import human_bytes
 from jaxconv.conversion import ConversionResult
+from jaxconv.model_warnings import NO_TEMPLATE
 from jaxconv.plan import Plan
 from jaxconv.storage import download_command
 
 
 def summary(result: ConversionResult, copy_mode: str) -> str:
-    """What was done, a line each; warnings and the serve command are last."""
+    """What was done, a line each; the serve command and the warning of a missing template are last."""
     plan, model = result.plan, result.plan.model
     tokens = ", ".join(f"{token.text!r} ({token.id})" for token in plan.tokens)
     order = " (false first, true second)" if len(plan.tokens) == 2 else ""
@@ -40,7 +41,7 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
     if result.report is not None and result.report.scores is not None:
         scores = result.report.scores
         lines.append(f"verified    raw scores of {scores.pairs} pairs by {scores.backend} to {scores.max_abs_error:.1e}")
-    lines += [f"warning     {warning}" for warning in (*plan.warnings, *plan.machine_warnings)]
+    lines += [f"warning     {warning}" for warning in warnings_of(plan) if warning != NO_TEMPLATE]
     if result.output is not None:
         lines.append(f"serve       {_serve(plan, result.output)}")
         if model.packed is None:
@@ -48,7 +49,19 @@ def summary(result: ConversionResult, copy_mode: str) -> str:
                 '            with --quantization also --quantization-config \'{"ignore":["score"]}\', or the score row is '
                 "quantised too"
             )
+    if NO_TEMPLATE in plan.warnings:
+        lines += [
+            f"warning     {NO_TEMPLATE}",
+            "            Convert again with --overwrite and --template FILE.jinja, the prompt that the model was trained on",
+            "            (variables query, document, instruction), or with --preset NAME (see jaxconv presets).",
+        ]
     return "\n".join(lines)
+
+
+def warnings_of(plan: Plan) -> tuple[str, ...]:
+    """All that the caller should know, that of the missing template last."""
+    every = (*plan.warnings, *plan.machine_warnings)
+    return (*(warning for warning in every if warning != NO_TEMPLATE), *(w for w in every if w == NO_TEMPLATE))
 
 
 def _serve(plan: Plan, output: Path | str) -> str:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from jaxconv.cli import _options as option
-from jaxconv.cli._output import human_bytes, print_json
+from jaxconv.cli._output import human_bytes, print_json, words_of
+
+if TYPE_CHECKING:
+    from jaxconv.inspection import Description
+
+EXAMPLES = option.examples(
+    "jaxconv inspect Qwen/Qwen3-Reranker-0.6B",
+    'jaxconv inspect ./my-reranker --classifier-from-tokens \'["no","yes"]\' --check',
+)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("inspect")(inspect)
+    app.command("inspect", epilog=EXAMPLES)(inspect)
 
 
 def inspect(
@@ -35,8 +45,11 @@ def inspect(
     revision: option.Revision = None,
     token: option.HubToken = None,
     offline: option.Offline = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if the source cannot be converted.", rich_help_panel=option.OUTPUT)
+    ] = False,
     json: option.Json = False,
-) -> None:
+) -> int:
     """Say what a source is and what convert would do. Reads headers only."""
     options = dict(locals())
     import jaxconv
@@ -44,16 +57,20 @@ def inspect(
     description = jaxconv.inspect(**option.arguments_of(jaxconv.inspect, options))
     if json:
         print_json(description)
-        return
+    else:
+        _print(description)
+    return 1 if check and not description["convertible"] else 0
+
+
+def _print(description: Description) -> None:
+    """The description, a line for each key."""
     prompt = description.get("prompt")
     for key, value in description.items():
         if key == "prompt":
             continue
         if key == "bytes" and isinstance(value, int):
             value = human_bytes(value)
-        if isinstance(value, list):
-            value = "; ".join(str(item) for item in value) or "none"
-        print(f"{key:20} {value}")
+        print(f"{key:20} {words_of(value, key)}")
     if prompt is not None:
         print("prompt, each line between bars:")
         print("\n".join(f"  |{line}|" for line in prompt.split("\n")))

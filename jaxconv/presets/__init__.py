@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from jaxconv.activation import Activation
+from jaxconv.arguments import did_you_mean
 from jaxconv.errors import UsageError
 from jaxconv.head import Affine, Method
 from jaxconv.json_files import JsonDict
@@ -64,8 +65,11 @@ def get(name: str) -> Preset:
     for preset in presets():
         if preset.name == name:
             return preset
+    known = [preset.name for preset in presets() if not preset.refusal]
+    refused = [preset.name for preset in presets() if preset.refusal]
     raise UsageError(
-        f"preset {name!r} is unknown; known: {', '.join(preset.name for preset in presets())}. See `jaxconv presets`."
+        f"preset {name!r} is unknown.{did_you_mean(name, known) or did_you_mean(name, refused)} Known: {', '.join(known)}. "
+        f"Refused, with the reason in `jaxconv presets`: {', '.join(refused)}."
     )
 
 

@@ -15,6 +15,7 @@ from jaxconv.writer.destination import Destination
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.publish import staged_directory
 from jaxconv.writer.remote_publish import check_remote, staged_remote
+from jaxconv.writer.target import OutputExists
 
 
 def output_place(output: str | Path) -> Path | str:
@@ -47,6 +48,30 @@ def check_output(output: Path | str, sources: Sequence[Path | str], options: Wri
         check_remote(output, [source for source in sources if isinstance(source, str)], options)
     else:
         check_directory(output, tuple(source for source in sources if isinstance(source, Path)), options)
+
+
+def check_or_note(output: Path | str, sources: Sequence[Path | str], options: WriteOptions, *, dry_run: bool) -> str | None:
+    """Like `check_output`; of a dry run, which writes nothing, an output that exists is a note and no error.
+
+    Args:
+        output: The output.
+        sources: Where the source lies.
+        options: How it is written.
+        dry_run: Whether nothing will be written.
+
+    Returns:
+        What a conversion would say of the output that exists.
+
+    Raises:
+        OutputError: The output cannot be used.
+    """
+    try:
+        check_output(output, sources, options)
+    except OutputExists as error:
+        if not dry_run:
+            raise
+        return str(error)
+    return None
 
 
 def check_provable(output: Path | str) -> None:

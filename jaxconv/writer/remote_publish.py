@@ -16,7 +16,7 @@ from jaxconv.writer.io_errors import output_error, writing_output
 from jaxconv.writer.marker import MARKER, Marker, beating, read_marker, remove, sweep
 from jaxconv.writer.options import WriteOptions
 from jaxconv.writer.remote import CONFIG, RemoteFolder, put
-from jaxconv.writer.target import PROVENANCE
+from jaxconv.writer.target import PROVENANCE, OutputExists
 
 
 def check_remote(address: str, sources: Sequence[str], options: WriteOptions) -> None:
@@ -49,7 +49,7 @@ def check_remote(address: str, sources: Sequence[str], options: WriteOptions) ->
     if not entries or (MARKER in entries and CONFIG not in entries):
         return
     if not options.overwrite:
-        raise OutputError(f"output {folder} exists and is not empty. Pass --overwrite or name another one.")
+        raise OutputExists(f"output {folder} exists and is not empty. Pass --overwrite or name another one.")
     if PROVENANCE not in entries:
         raise OutputError(
             f"output {folder} has no {PROVENANCE}, so it was not made by jaxconv and --overwrite leaves it alone. "

@@ -14,6 +14,10 @@ LOST_AND_FOUND = "lost+found"  # of every ext4 file system
 MOUNTS = Path("/proc/self/mountinfo")
 
 
+class OutputExists(OutputError):
+    """The output is there already, and was not to be replaced."""
+
+
 def check_replaceable(target: Path, output: Path, overwrite: bool) -> None:
     """Checks that the existing directory is empty, or may be replaced.
 
@@ -27,7 +31,7 @@ def check_replaceable(target: Path, output: Path, overwrite: bool) -> None:
     """
     names = entries(target)
     if names and not overwrite:
-        raise OutputError(f"output {output} exists and is not empty. Pass --overwrite or name another one.")
+        raise OutputExists(f"output {output} exists and is not empty. Pass --overwrite or name another one.")
     if names and not (target / PROVENANCE).is_file():
         raise OutputError(
             f"output {output} has no {PROVENANCE}, so it was not made by jaxconv and --overwrite leaves it "
