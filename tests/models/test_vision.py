@@ -209,6 +209,8 @@ def test_defaults_are_transformers() -> None:
         ({"model_type": "qwen2_vl"}, r"JAX scores the pictures of qwen3_vl and only pairs of text of qwen2_vl"),
         (CONFIG | {"vision_config": {"hidden_act": "relu"}}, r"'relu' as vision_config\.hidden_act"),
         (CONFIG | {"vision_config": {"depth": "4"}}, r"'4' as vision_config\.depth"),
+        (CONFIG | {"vision_config": {"depth": 0}}, r"0 as vision_config\.depth"),
+        (CONFIG | {"text_config": {"rope_scaling": {"mrope_section": [24, -1, 20]}}}, r"\[24, -1, 20\] as mrope_section"),
         (CONFIG | {"text_config": {"rope_scaling": {"mrope_interleaved": False}}}, "mrope_interleaved false"),
     ],
 )
@@ -217,6 +219,45 @@ def test_what_jax_does_not_run_is_said(config: dict[str, Any], message: str) -> 
     with pytest.raises(UsageError, match=rf"{message}.*--backend torch"):
         vision_config(config)
     assert vision_unsupported(CONFIG) is None
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "message"),
+    [
+        ({"num_heads": 7}, {}, r"7 as vision_config\.num_heads; expected hidden_size 1152 in heads"),
+        ({"hidden_size": 12, "num_heads": 2}, {}, r"2 as vision_config\.num_heads"),
+        ({"head_dim": 64}, {}, r"64 as vision_config\.head_dim; expected 72"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            {},
+            r"as vision_config\.rope_parameters; expected rope_type .axial",
+        ),
+        ({"rope_parameters": {"rope_theta": None}}, {}, r"as vision_config\.rope_parameters; .* above zero"),
+        ({"rope_parameters": [1]}, {}, r"\[1\] as vision_config\.rope_parameters"),
+        ({}, {"mrope_section": None}, "None as mrope_section; expected three whole numbers"),
+        ({}, {"mrope_section": [24, 20]}, r"\[24, 20\] as mrope_section"),
+    ],
+)
+def test_what_no_class_runs_is_said(vision: dict[str, Any], text: dict[str, Any], message: str) -> None:
+    """With what was expected, and without sending anyone to a backend that fails too."""
+    config = CONFIG | {"vision_config": vision, "text_config": {"model_type": "qwen3_vl_text", "rope_parameters": text}}
+    with pytest.raises(UsageError, match=rf"{message}.* get the model's own config\.json") as error:
+        vision_config(config)
+    assert "--backend" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"head_dim": 72},
+        {"head_dim": None},
+        {"rope_parameters": {"rope_type": "axial"}},
+        {"rope_parameters": {"rope_type": "default"}},
+    ],
+)
+def test_keys_that_say_what_absent_ones_mean_are_run(vision: dict[str, Any]) -> None:
+    """A width of heads that follows from the others, and the rotations that transformers writes."""
+    assert vision_config(CONFIG | {"vision_config": vision}) == vision_config(CONFIG)
 
 
 def test_image_tokens_that_are_no_pictures_are_an_error() -> None:

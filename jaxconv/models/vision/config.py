@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxconv.errors import UsageError
 from jaxconv.families import text_config
-from jaxconv.json_files import JsonDict, JsonObject
+from jaxconv.json_files import JsonDict, JsonObject, is_finite_number
 
 MODEL_TYPE = "qwen3_vl"
 # What transformers takes an absent key for.
@@ -84,7 +85,7 @@ def vision_config(config: JsonObject) -> VisionConfig:
         rope_theta=float(rope.get("rope_theta", 10000.0)),
         deepstack=tuple(deepstack),
         mergers=tuple(map(indexes.index, deepstack)),
-        sections=tuple(_rope(config).get("mrope_section", SECTIONS)),
+        sections=tuple(_sections(config)),
         image_token=config.get("image_token_id", IMAGE_TOKEN),
     )
 
@@ -99,7 +100,7 @@ def vision_unsupported(config: JsonObject) -> str | None:
     if kind != MODEL_TYPE:
         return f"JAX scores the pictures of {MODEL_TYPE} and only pairs of text of {kind}. Use --backend torch for pictures."
     vision = _vision(config)
-    wrong = [key for key, default in DEFAULTS.items() if type(vision[key]) is not type(default)]
+    wrong = [key for key, default in DEFAULTS.items() if not _has_form_of(vision[key], default)]
     if not wrong and vision["hidden_act"] not in ACTIVATIONS:
         wrong = ["hidden_act"]
     if wrong:
@@ -107,12 +108,54 @@ def vision_unsupported(config: JsonObject) -> str | None:
         return f"config.json has {value!r:.80} as vision_config.{wrong[0]}, which JAX does not run. Use --backend torch."
     if _rope(config).get("mrope_interleaved") is False:
         return "config.json has mrope_interleaved false, which JAX does not run. Use --backend torch."
-    return None
+    sections = _sections(config)
+    if isinstance(sections, list) and any(type(size) is int and size < 0 for size in sections):
+        return f"config.json has {sections!r:.80} as mrope_section, which JAX does not run. Use --backend torch."
+    return _contradiction(config, vision)
+
+
+def _has_form_of(value: object, default: object) -> bool:
+    """Whether a value has the type of what transformers takes an absent key for; numbers start at 1."""
+    return type(value) is type(default) and not (isinstance(value, int) and value < 1)
+
+
+def _contradiction(config: JsonObject, vision: JsonObject) -> str | None:
+    """What no class runs, transformers' included; None of a config that is sound."""
+    hidden, heads, head_dim = vision["hidden_size"], vision["num_heads"], vision.get("head_dim")
+    rope, sections = vision.get("rope_parameters"), _sections(config)
+    if hidden % (4 * heads):
+        finding = f"{heads} as vision_config.num_heads; expected hidden_size {hidden} in heads of a multiple of 4"
+    elif head_dim not in (None, hidden // heads):
+        finding = f"{head_dim!r:.80} as vision_config.head_dim; expected {hidden // heads} (hidden_size / num_heads)"
+    elif not _is_axial(rope):
+        finding = f'{rope!r:.80} as vision_config.rope_parameters; expected rope_type "axial" and a rope_theta above zero'
+    elif not isinstance(sections, list) or len(sections) != 3 or any(type(size) is not int for size in sections):
+        finding = f"{sections!r:.80} as mrope_section; expected three whole numbers"
+    else:
+        return None
+    return (
+        f"config.json has {finding}. Neither JAX nor transformers scores pictures with it: get the model's own config.json."
+    )
+
+
+def _is_axial(rope: object) -> bool:
+    """Whether a tower's rotations are those of rows and columns, which transformers takes "default" for too."""
+    if rope is None:
+        return True
+    if not isinstance(rope, dict) or rope.get("rope_type", "axial") not in ("axial", "default"):
+        return False
+    theta = rope.get("rope_theta", 10000.0)
+    return is_finite_number(theta) and theta > 0
 
 
 def _vision(config: JsonObject) -> JsonDict:
     stated = config.get("vision_config")
     return {**DEFAULTS, **(stated if isinstance(stated, dict) else {})}
+
+
+def _sections(config: JsonObject) -> Any:
+    """How the frequencies are shared among time, height and width, unchecked."""
+    return _rope(config).get("mrope_section", SECTIONS)
 
 
 def _rope(config: JsonObject) -> JsonObject:
