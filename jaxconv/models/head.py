@@ -109,7 +109,8 @@ class JaxClassifier:
         check_token_ids(token_ids, self.vocabulary_size)
         rows: list[list[float]] = [[] for _ in token_ids]
         reusable = self.decoder.config.prefix_is_reusable and not any(pictures)
-        for group in prefix_groups(token_ids) if reusable else [Group(tuple(range(len(token_ids))), 0)]:
+        whole = [Group(tuple(range(len(token_ids))), 0)]
+        for group in prefix_groups(token_ids, self._batchers) if reusable else whole:
             prefix = self._prefix(token_ids[group.rows[0]][: group.length]) if group.length else None
             ends = [token_ids[row][group.length :] for row in group.rows]
             for row, scores in zip(group.rows, self._ends(ends, pictures, prefix), strict=True):

@@ -106,8 +106,6 @@ def test_vllm_0_33_takes_the_template_or_refuses_it(family: str, tmp_path: Path)
 
 def test_the_authors_longest_prompt_is_kept(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CrossEncoder and `jaxconv score` cut a long document at the preset's length and keep the end of the prompt."""
-    from jaxconv.presets import detect
-
     preset = Preset(
         "short",
         (),
@@ -117,7 +115,8 @@ def test_the_authors_longest_prompt_is_kept(qwen3: Path, tmp_path: Path, monkeyp
         template="Q: {{ query }}\nD: {{ document }} yes:",
         max_length=40,
     )
-    monkeypatch.setattr(detect, "get", lambda name: preset)
+    for module in ("jaxconv.presets.detect", "jaxconv.plan"):
+        monkeypatch.setattr(f"{module}.get", lambda name: preset)
     output = tmp_path / "output"
     jaxconv.convert(qwen3, output, preset="short", backend="numpy")
     assert json.loads((output / "jaxconv.json").read_text())["max_length"] == 40

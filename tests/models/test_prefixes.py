@@ -38,7 +38,7 @@ def prompts(shared: int, count: int, seed: int = 0) -> list[list[int]]:
 
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computes every prompt whole."""
-    monkeypatch.setattr(head, "prefix_groups", lambda ids: [Group(tuple(range(len(ids))), 0)])
+    monkeypatch.setattr(head, "prefix_groups", lambda ids, compiled=(): [Group(tuple(range(len(ids))), 0)])
 
 
 def test_prompts_are_grouped_where_they_save_most() -> None:
