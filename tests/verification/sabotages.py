@@ -18,6 +18,7 @@ import jaxconv.layouts.tunix
 import jaxconv.merge
 import jaxconv.model
 import jaxconv.models.decoder
+import jaxconv.models.layer
 import jaxconv.readers.safetensors
 import jaxconv.text.prompt_fit
 import jaxconv.writer.shards
@@ -216,7 +217,8 @@ def truncated(cast: Any) -> Any:
 
 def decoder(name: str, function: Callable[..., Any]) -> Patch:
     """A function of the JAX decoder, replaced."""
-    return lambda monkeypatch: monkeypatch.setattr(jaxconv.models.decoder, name, function)
+    modules = [module for module in (jaxconv.models.decoder, jaxconv.models.layer) if hasattr(module, name)]
+    return lambda monkeypatch: [monkeypatch.setattr(module, name, function) for module in modules]
 
 
 def norm_without_weight(x: Any, weight: Any, config: Any) -> Any:
