@@ -99,7 +99,6 @@ Consumers = Annotated[
     str,
     typer.Option(
         help="Who loads the output: vllm, sentence-transformers, or both with a comma between them.",
-        parser=words.consumers,
         metavar="NAME[,NAME]",
         rich_help_panel=OUTPUT,
     ),

@@ -7,15 +7,15 @@ from typing import Any
 
 import typer
 
+from jaxconv.activation import SELECTABLE
 from jaxconv.arguments import did_you_mean
 
 METHODS = ("from_2_way_softmax", "no_post_processing")
 BACKENDS = ("auto", "jax", "torch", "numpy")
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 DTYPES = ("float32", "bfloat16", "float16")
-ACTIVATIONS = ("auto", "sigmoid", "identity")
+ACTIVATIONS = ("auto", *SELECTABLE)
 COPY_MODES = ("copy", "link", "reflink")
-CONSUMERS = ("vllm", "sentence-transformers")
 
 # What people type -> the word that the API takes.
 ALIASES = {
@@ -47,20 +47,6 @@ def _parser(words: Sequence[str]) -> Callable[[str], str]:
         return word
 
     return parse
-
-
-def consumers(typed: str) -> str:
-    """The consumers that were typed, checked.
-
-    Args:
-        typed: One of `CONSUMERS`, or several with commas between them.
-    """
-    names = [name.strip().lower().replace("_", "-") for name in typed.split(",") if name.strip()]
-    unknown = [name for name in names if name not in CONSUMERS]
-    if unknown or not names:
-        wrong = ", ".join(unknown) or "an empty list"
-        raise typer.BadParameter(f"{wrong} is unknown; expected {', '.join(CONSUMERS)}, or both with a comma between them.")
-    return ",".join(names)
 
 
 def complete_presets(incomplete: str) -> list[str]:

@@ -135,7 +135,7 @@ def convert(
     import jaxconv
 
     arguments = option.arguments_of(jaxconv.convert, options) | {
-        "consumers": consumers.split(","),
+        "consumers": [name.strip() for name in consumers.split(",") if name.strip()],
         "use_sep_token": use_sep_token or use_pad_token,
         "source": _once("SOURCE", source, "--model_name", model_name),
         "output": _once("OUTPUT", output, "--path", path),

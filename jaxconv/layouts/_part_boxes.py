@@ -35,11 +35,11 @@ def part_boxes(
         return None
     axes = [symbol.replace("W", "V") for symbol in symbols]
     kept = [axis for axis in axes if axis not in "LP"]
-    wanted = {"L": index[0], "P": index[1]}
+    indices = {"L": index[0], "P": index[1]}
 
     def place(start: tuple[int, ...], values: Array) -> tuple[tuple[slice, ...], Array] | None:
         first, lengths = dict(zip(axes, start, strict=True)), dict(zip(axes, values.shape, strict=True))
-        inside = {axis: number - first[axis] for axis, number in wanted.items() if axis in first}
+        inside = {axis: number - first[axis] for axis, number in indices.items() if axis in first}
         if not all(0 <= position < lengths[axis] for axis, position in inside.items()):
             return None
         padding = {"V": slice(max(0, sizes["V"] - first["V"]))} if "V" in first else {}

@@ -47,10 +47,10 @@ class Visibility(NamedTuple):
 
     def within(self, window: int | jax.Array) -> jax.Array:
         """The mask [B, T, P + S] of a layer whose queries see `window` places, their own included."""
-        own_BTS = self.mask_BTS & (self.distance_TS < window)
+        batch_BTS = self.mask_BTS & (self.distance_TS < window)
         if self.mask_BTP is None or self.distance_BTP is None:
-            return own_BTS
-        return jnp.concatenate([self.mask_BTP & (self.distance_BTP < window), own_BTS], axis=2)
+            return batch_BTS
+        return jnp.concatenate([self.mask_BTP & (self.distance_BTP < window), batch_BTS], axis=2)
 
 
 def visibility(mask_BT: jax.Array, positions_BT: jax.Array, prefix: Prefix | None) -> Visibility:
@@ -72,7 +72,7 @@ def visibility(mask_BT: jax.Array, positions_BT: jax.Array, prefix: Prefix | Non
 
 
 def attention(
-    q_BTNH: jax.Array, own: KeyValues, prefix: KeyValues | None, mask_BTS: jax.Array,
+    q_BTNH: jax.Array, key_values: KeyValues, prefix: KeyValues | None, mask_BTS: jax.Array,
     scale: float, softcap: float | None,
 ) -> jax.Array:  # fmt: skip
     """Attention of N heads in K groups.
@@ -81,7 +81,7 @@ def attention(
 
     Args:
         q_BTNH: Rotated queries.
-        own: Rotated keys and values of the batch's own tokens, [B, S, K, H] each.
+        key_values: Rotated keys and values of the batch's own tokens, [B, S, K, H] each.
         prefix: Those of the shared prefix, [P, K, H] each; None without one.
         mask_BTS: Where a query sees a key; the prefix's keys come first.
         scale: What products of queries and keys are multiplied by.
@@ -90,7 +90,7 @@ def attention(
     Returns:
         An array of the shape and dtype of `q_BTNH`.
     """
-    keys_BSKH, values_BSKH = own
+    keys_BSKH, values_BSKH = key_values
     if prefix is None and softcap is None:
         return jax.nn.dot_product_attention(q_BTNH, keys_BSKH, values_BSKH, mask=mask_BTS[:, None], scale=scale)
     B, T, N, H = q_BTNH.shape

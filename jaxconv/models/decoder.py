@@ -97,12 +97,12 @@ class Decoder(nnx.Module):
 
             def step(x: jax.Array, layer: Any, graph: Any = graph) -> tuple[jax.Array, KeyValues | None]:
                 weights, window, rope, number, past = layer
-                x, own = nnx.merge(graph, weights)(x, visible.within(window), (cos_RBTF[rope], sin_RBTF[rope]), past)
+                x, key_values = nnx.merge(graph, weights)(x, visible.within(window), (cos_RBTF[rope], sin_RBTF[rope]), past)
                 x = x if pictures is None else x + pictures.layer(number, x.dtype)
-                return x, (own if keep else None)
+                return x, (key_values if keep else None)
 
-            x_BTD, own = jax.lax.scan(step, x_BTD, per_layer)
-            kept.append(own)
+            x_BTD, key_values = jax.lax.scan(step, x_BTD, per_layer)
+            kept.append(key_values)
             start = stop
         return x_BTD, kept
 

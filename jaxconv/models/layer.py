@@ -69,13 +69,13 @@ class Layer(nnx.Module):
         self, x_BTD: jax.Array, mask_BTS: jax.Array, rotation: tuple[jax.Array, jax.Array], prefix: KeyValues | None = None
     ) -> tuple[jax.Array, KeyValues]:
         """The layer's output [B, T, D], and the keys and values [B, T, K, H] of its tokens."""
-        attended, own = self._attention(self._norm(x_BTD, "input_layernorm"), mask_BTS, rotation, prefix)
+        attended, key_values = self._attention(self._norm(x_BTD, "input_layernorm"), mask_BTS, rotation, prefix)
         if self.config.four_norms:
             x_BTD = x_BTD + self._norm(attended, "post_attention_layernorm")
             h_BTD = self._mlp(self._norm(x_BTD, "pre_feedforward_layernorm"))
-            return x_BTD + self._norm(h_BTD, "post_feedforward_layernorm"), own
+            return x_BTD + self._norm(h_BTD, "post_feedforward_layernorm"), key_values
         x_BTD = x_BTD + attended
-        return x_BTD + self._mlp(self._norm(x_BTD, "post_attention_layernorm")), own
+        return x_BTD + self._mlp(self._norm(x_BTD, "post_attention_layernorm")), key_values
 
     def _weight(self, name: str) -> jax.Array:
         """A weight; of codes and scales the numbers, as they would be had they been computed on loading."""
@@ -103,9 +103,9 @@ class Layer(nnx.Module):
         v_BSKH = self._linear(x_BTD, "v_proj").reshape(B, T, config.num_kv_heads, config.head_dim)
         if config.qk_norm:
             q_BTNH, k_BSKH = self._norm(q_BTNH, "q_norm"), self._norm(k_BSKH, "k_norm")
-        q_BTNH, own = rotate(q_BTNH, *rotation), KeyValues(rotate(k_BSKH, *rotation), v_BSKH)
-        out_BTNH = attention(q_BTNH, own, prefix, mask_BTS, config.scale, config.softcap)
-        return self._linear(out_BTNH.reshape(B, T, -1), "o_proj"), own
+        q_BTNH, key_values = rotate(q_BTNH, *rotation), KeyValues(rotate(k_BSKH, *rotation), v_BSKH)
+        out_BTNH = attention(q_BTNH, key_values, prefix, mask_BTS, config.scale, config.softcap)
+        return self._linear(out_BTNH.reshape(B, T, -1), "o_proj"), key_values
 
     def _mlp(self, x_BTD: jax.Array) -> jax.Array:
         activation = ACTIVATIONS[self.config.activation]

@@ -73,6 +73,19 @@ def _decompress(extent: Extent, dtype: str, shape: tuple[int, ...], where: str) 
             if done < len(view):
                 raise SourceError(f"{where} cannot be read: its chunk ends too early. Copy it again.")
             yield (start, *(0 for _ in shape[1:])), block
+        _check_end(stream, where)
+
+
+def _check_end(stream: Any, where: str) -> None:
+    """Raises `SourceError` for a chunk that holds more than its array, or whose checksum, which stands last, is wrong."""
+    import zstandard
+
+    try:
+        rest = stream.read(1)
+    except zstandard.ZstdError as error:
+        raise SourceError(f"{where} cannot be read: {error}. Copy it again.") from None
+    if rest:
+        raise SourceError(f"{where} cannot be read: its chunk is longer than the array. Copy it again.")
 
 
 class _Window:
@@ -110,5 +123,7 @@ def database_places(base: str | JsonObject, root: Path) -> dict[str, Extent]:
         if kind == "value" and len(location) == 4:
             base_path, path, offset, length = location
             file = Path(f"{root}/{unquote(base_path)}{unquote(path)}")
+            if not file.resolve().is_relative_to(root.resolve()):
+                continue  # a damaged or hostile database; TensorStore decides what becomes of it
             places[bytes(entry["key"]).decode(errors="replace")] = Extent(file, int(offset), int(length))
     return places

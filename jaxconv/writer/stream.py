@@ -64,7 +64,7 @@ def _write_file(plan: OutputFile, destination: Destination, copy_mode: str, prog
     with destination.create(plan.name, len(header) + plan.nbytes) as sink:
         sink.write(memoryview(header), 0)
         starts = accumulate((ref.nbytes for ref in plan.tensors), initial=len(header))
-        left = _write_large(dict(zip(starts, plan.tensors)), sink, progress)  # noqa: B905
+        left = _write_large(dict(zip(starts, plan.tensors, strict=False)), sink, progress)
         _write_pieces(_pieces(left), sink, progress)
     return "write"
 

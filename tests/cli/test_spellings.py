@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxconv
-from jaxconv.cli import main
+from jaxconv.cli import _words, main
 from jaxconv.errors import UsageError
+from jaxconv.head import METHODS
 from jaxconv.plan import PlanOptions
 
 
@@ -49,3 +50,8 @@ def test_an_unknown_word_is_refused_before_any_file_is_read(
         PlanOptions(**{option: word})
     assert main(["convert", "no/such/source", "out", f"--{option}", word]) == 2
     assert f"'{word}' is unknown" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_the_methods_of_the_api() -> None:
+    """It has a list of its own because `jaxconv.head` takes longer to import than the help takes to print."""
+    assert _words.METHODS == METHODS
