@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-CACHE = Path(os.environ.get("JAXCONV_TEST_CACHE", Path(__file__).parents[2] / ".cache"))
+from tests.support.wheels import cached
+
 VERSION = "3.37.0"
 ACCOUNT = "devstoreaccount1"
 # The key that every azurite has, https://learn.microsoft.com/azure/storage/common/storage-use-azurite
@@ -20,16 +20,14 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 
 
 def azurite() -> Path:
-    """The program. Skips the test where there is no Node.js to run it, or no registry to get it from."""
-    program = CACHE / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+    """The program. Skips the test where there is no Node.js to run it."""
     if shutil.which("npm") is None:
         pytest.skip("azurite needs Node.js and npm")
-    if not program.exists():
-        (CACHE / "azurite").mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--prefix", str(CACHE / "azurite"), f"azurite@{VERSION}"]
-        if subprocess.run(install, check=False).returncode:
-            pytest.skip("npm cannot install azurite")
-    return program
+
+    def install(folder: Path) -> None:
+        subprocess.run(["npm", "install", "--silent", "--prefix", str(folder), f"azurite@{VERSION}"], check=True)
+
+    return cached(f"azurite-{VERSION}", install) / "node_modules" / ".bin" / "azurite-blob"
 
 
 @contextmanager
